@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Lint, types and tests, as CI runs them. Arguments go to pytest:
+#   bash scripts/test.sh -k losses
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/python_env.sh"
+
+install "[test]"
+cd "$root"
+bin="$venv/bin"
+say "ruff"
+"$bin/ruff" check .
+"$bin/ruff" format --check .
+say "mypy"
+"$bin/mypy"
+say "pytest"
+"$bin/python" -m pytest "$@"

@@ -1,0 +1,7 @@
+"""`python -m tcl_train` is `tcl-train`; this is what `torchrun` starts."""
+
+import sys
+
+from tcl_train.cli import main
+
+sys.exit(main())

@@ -1,0 +1,83 @@
+"""Saving atomically, restoring strictly."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tcl_train.errors import RequestError
+
+FORMAT = 1
+
+
+def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
+    """Lets `write` make a temporary file beside `path`, then puts it in place in one step, so
+    that the file is there whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        write(temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+class Checkpoints:
+    """The checkpoints of a run: `last.pt`, and with `keep` > 1 the ones of the epochs before.
+
+    every: epochs between two of them. keep: how many of the newest stay, `last.pt` among them;
+    "all" keeps the one of every epoch that was written.
+    """
+
+    def __init__(self, folder: Path, *, every: int, keep: int | str) -> None:
+        self.folder = folder
+        self.every = every
+        self.keep = keep
+
+    @property
+    def last(self) -> Path:
+        return self.folder / "last.pt"
+
+    def due(self, epochs_done: int) -> bool:
+        return epochs_done % self.every == 0
+
+    def save(self, state: dict[str, Any], *, epochs_done: int | None = None) -> None:
+        """Writes `last.pt`; at the end of an epoch also what `keep` asks for."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.last, lambda path: torch.save({"format": FORMAT, **state}, path))
+        if epochs_done is None or self.keep == 1:
+            return
+        named = self.folder / f"epoch-{epochs_done:05d}.pt"
+        named.unlink(missing_ok=True)
+        os.link(self.last, named)
+        if self.keep != "all":
+            assert isinstance(self.keep, int)
+            for old in sorted(self.folder.glob("epoch-*.pt"))[: -self.keep]:
+                old.unlink()
+
+
+def load(path: Path) -> dict[str, Any]:
+    """What :meth:`Checkpoints.save` wrote, on the CPU.
+
+    Raises:
+        RequestError: there is none, or it is not a whole checkpoint of this program.
+    """
+    if not path.is_file():
+        raise RequestError(f"{path}: there is no checkpoint; give the directory of a run")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for a broken file
+        raise RequestError(
+            f"{path}: not a whole checkpoint ({type(error).__name__}); take another one"
+        ) from error
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        found = state.get("format") if isinstance(state, dict) else type(state).__name__
+        raise RequestError(
+            f"{path}: checkpoint format {found} is not the {FORMAT} that this version reads"
+        )
+    return state

@@ -1,0 +1,1 @@
+"""Data sets, augmentation on batches, and the loader."""

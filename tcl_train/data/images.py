@@ -1,0 +1,124 @@
+"""Where images come from: an array in memory, or files that workers decode as they are needed.
+
+B, N: images; C: channels (1 or 3); H, W: rows and columns. Images are uint8 until augmentation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from tcl_train.errors import RequestError
+
+
+class Images(Protocol):
+    """A sequence of equally sized uint8 images."""
+
+    def __len__(self) -> int: ...
+
+    def batches(self, index_batches: Sequence[Tensor], device: torch.device) -> Iterator[Tensor]:
+        """For each batch of int64 indices, the images (B, C, H, W), uint8, on the device."""
+        ...
+
+
+class ArrayImages:
+    """Images in memory. They move to the training device at the first use and stay there."""
+
+    def __init__(self, images_NCHW: Tensor) -> None:
+        if images_NCHW.dtype != torch.uint8 or images_NCHW.ndim != 4:
+            raise ValueError(
+                f"images must be uint8 of shape (N, C, H, W), got {images_NCHW.dtype} "
+                f"of shape {tuple(images_NCHW.shape)}"
+            )
+        self.images_NCHW = images_NCHW
+
+    def __len__(self) -> int:
+        return len(self.images_NCHW)
+
+    def batches(self, index_batches: Sequence[Tensor], device: torch.device) -> Iterator[Tensor]:
+        self.images_NCHW = self.images_NCHW.to(device)
+        for index_B in index_batches:
+            yield self.images_NCHW[index_B.to(device, non_blocking=True)]
+
+
+class FileImages:
+    """Image files, decoded by loader workers to squares of `size` pixels, RGB."""
+
+    def __init__(self, paths: Sequence[Path], size: int, workers: int) -> None:
+        self.paths = list(paths)
+        self.size = size
+        self.workers = workers
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def batches(self, index_batches: Sequence[Tensor], device: torch.device) -> Iterator[Tensor]:
+        loader: Iterable[Any] = DataLoader(
+            _Decoder(self.paths, self.size),
+            batch_sampler=[index_B.tolist() for index_B in index_batches],
+            num_workers=min(self.workers, len(index_batches)),
+            collate_fn=_stack,
+            pin_memory=device.type == "cuda",
+            generator=torch.Generator(),  # decoding draws nothing; leave the global state alone
+        )
+        for images_BCHW in loader:
+            if isinstance(images_BCHW, str):
+                raise RequestError(images_BCHW)
+            yield images_BCHW.to(device, non_blocking=True)
+
+
+class _Decoder(Dataset):
+    """An unreadable file comes out as its message, because an exception from a worker process
+    would arrive wrapped in a traceback."""
+
+    def __init__(self, paths: Sequence[Path], size: int) -> None:
+        self.paths, self.size = paths, size
+
+    def __getitem__(self, index: int) -> Tensor | str:
+        try:
+            return torch.from_numpy(decode(self.paths[index], self.size))
+        except RequestError as error:
+            return str(error)
+
+
+def _stack(items: list[Tensor | str]) -> Tensor | str:
+    for item in items:
+        if isinstance(item, str):
+            return item
+    return torch.stack(items)  # type: ignore[arg-type]
+
+
+def decode(path: Path, size: int) -> np.ndarray:
+    """One file as a (3, size, size) uint8 array: turned upright by its EXIF tag, scaled until it
+    covers the square, and cut to its centre.
+
+    Raises:
+        RequestError: the file is not a whole image; names it.
+    """
+    try:
+        with Image.open(path) as file:
+            image = upright_rgb(file)
+            if image.size != (size, size):
+                image = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
+            return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise RequestError(
+            f"{path}: not a whole image ({reason}); replace the file or delete it"
+        ) from error
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """8-bit RGB; 16-bit grey images are scaled down to 8 bits rather than clipped."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16") or image.mode == "I":
+        grey_HW = np.asarray(image).astype(np.int64) >> 8
+        image = Image.fromarray(np.clip(grey_HW, 0, 255).astype(np.uint8))
+    return image.convert("RGB")

@@ -1,0 +1,130 @@
+"""The named data sets. torchvision's classes download and check them.
+
+Each function reads image folders instead where `root` holds train/ and test/ (or val/).
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision import datasets
+
+from tcl_train.data.dataset import DataSet, ReadOptions, Split
+from tcl_train.data.folder import has_image_folders, image_folder
+from tcl_train.data.images import ArrayImages
+from tcl_train.errors import RequestError
+
+SECONDS_TO_WAIT_FOR_NETWORK = 10
+
+# Reads one split ("train", "test", ...) of a torchvision data set: images NCHW, labels, classes.
+Reader = Callable[[str], "tuple[Tensor, Tensor, Sequence[str]]"]
+
+
+def cifar10(root: str, **keys: Any) -> DataSet:
+    """60,000 colour images of 32 x 32 pixels in 10 classes."""
+    return _named(root, lambda split: _cifar(datasets.CIFAR10, root, split), **keys)
+
+
+def cifar100(root: str, **keys: Any) -> DataSet:
+    """60,000 colour images of 32 x 32 pixels in 100 classes."""
+    return _named(root, lambda split: _cifar(datasets.CIFAR100, root, split), **keys)
+
+
+def mnist(root: str, **keys: Any) -> DataSet:
+    """70,000 grey images of 28 x 28 pixels of hand-written digits."""
+    return _named(root, lambda split: _mnist(datasets.MNIST, root, split), **keys)
+
+
+def fashion_mnist(root: str, **keys: Any) -> DataSet:
+    """70,000 grey images of 28 x 28 pixels of clothes in 10 classes."""
+    return _named(root, lambda split: _mnist(datasets.FashionMNIST, root, split), **keys)
+
+
+def svhn(root: str, **keys: Any) -> DataSet:
+    """99,289 colour images of 32 x 32 pixels of house numbers, 10 classes."""
+
+    def read(split: str) -> tuple[Tensor, Tensor, Sequence[str]]:
+        data = datasets.SVHN(root, split=split, download=True)
+        return torch.from_numpy(data.data), torch.from_numpy(data.labels), list("0123456789")
+
+    return _named(root, read, **keys)
+
+
+def stl10(root: str, **keys: Any) -> DataSet:
+    """13,000 labelled and 100,000 unlabelled colour images of 96 x 96 pixels in 10 classes.
+    With supervised=false pretraining sees the unlabelled images too."""
+
+    def read(split: str) -> tuple[Tensor, Tensor, Sequence[str]]:
+        data = datasets.STL10(root, split=split, download=True)
+        return torch.from_numpy(data.data), torch.from_numpy(data.labels), data.classes
+
+    unlabelled = None if keys["options"].supervised else "train+unlabeled"
+    return _named(root, read, pretrain_split=unlabelled, **keys)
+
+
+def _cifar(kind: Any, root: str, split: str) -> tuple[Tensor, Tensor, Sequence[str]]:
+    data = kind(root, train=split == "train", download=True)
+    images_NCHW = np.ascontiguousarray(data.data.transpose(0, 3, 1, 2))
+    return torch.from_numpy(images_NCHW), torch.tensor(data.targets), data.classes
+
+
+def _mnist(kind: Any, root: str, split: str) -> tuple[Tensor, Tensor, Sequence[str]]:
+    data = kind(root, train=split == "train", download=True)
+    return data.data[:, None], data.targets, data.classes
+
+
+def _named(
+    root: str,
+    read: Reader,
+    *,
+    options: ReadOptions,
+    image_size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    pretrain_split: str | None = None,
+) -> DataSet:
+    folder = Path(root).expanduser()
+    if has_image_folders(folder):
+        return image_folder(root, options=options, image_size=image_size, mean=mean, std=std)
+    with _one_line_on_failure(folder):
+        train_NCHW, train_labels_N, classes = read("train")
+        test_NCHW, test_labels_N, _ = read("test")
+        train = Split(ArrayImages(train_NCHW), train_labels_N.long())
+        test = Split(ArrayImages(test_NCHW), test_labels_N.long())
+        pretrain = train
+        if pretrain_split is not None:
+            pretrain = Split(ArrayImages(read(pretrain_split)[0]), None)
+    return DataSet(
+        pretrain=pretrain,
+        train=train,
+        test=test,
+        classes=tuple(classes),
+        image_size=image_size,
+        mean=tuple(mean),
+        std=tuple(std),
+    )
+
+
+@contextmanager
+def _one_line_on_failure(folder: Path) -> Any:
+    """Without a network the user hears within seconds where we looked and what to put there."""
+    waited = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(SECONDS_TO_WAIT_FOR_NETWORK)
+    try:
+        yield
+    except (OSError, RuntimeError, EOFError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise RequestError(
+            f"dataset.root={folder}: the data set is not in {folder.absolute()} and could not be "
+            f"downloaded ({reason}); put torchvision's files there, or train/CLASS/ and "
+            "test/CLASS/ with images"
+        ) from error
+    finally:
+        socket.setdefaulttimeout(waited)

@@ -1,0 +1,170 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from tcl_train.checkpoint import Checkpoints
+from tcl_train.data.augment import Augment
+from tcl_train.data.loader import Loader
+from tcl_train.engine.meter import Meter
+from tcl_train.engine.optimizers import Optimizer
+from tcl_train.engine.schedule import Schedule
+from tcl_train.errors import Interrupted, TrainingError
+from tcl_train.methods.diagnostics import embedding_statistics
+from tcl_train.methods.method import Method, Step
+from tcl_train.randomness import generator
+from tcl_train.runtime import Runtime, Signals
+from tcl_train.sink import Sink, progress_bar
+
+log = logging.getLogger(__name__)
+
+COLLAPSED_SPREAD = 0.05
+NEAR_CHANCE = 0.01  # as a share of the chance level
+
+
+@dataclass
+class Trainer:
+    """Everything that pretraining changes, and everything it needs.
+
+    `step` counts optimiser steps; the epoch, the batch in it, the order of images, their
+    augmentation and the learning rate all follow from it and the seed.
+    """
+
+    method: Method
+    loader: Loader
+    augment: Augment
+    optimizer: Optimizer
+    schedule: Schedule
+    runtime: Runtime
+    seed: int
+    epochs: int
+    views: int
+    lr: float
+    log_every: int
+    about: dict[str, Any] = field(default_factory=dict)  # stored with each checkpoint
+    step: int = 0
+    meter: Meter = field(default_factory=Meter)
+
+    @property
+    def total_steps(self) -> int:
+        return self.epochs * self.loader.steps_per_epoch
+
+    def fit(self, sink: Sink, checkpoints: Checkpoints, signals: Signals) -> None:
+        """Trains from `step` to the end.
+
+        Raises:
+            TrainingError: the loss is not finite; the last checkpoint is from before.
+            Interrupted: a signal came; a checkpoint of this very step was written.
+        """
+        per_epoch = self.loader.steps_per_epoch
+        self.method.train()
+        bar = progress_bar(total=self.total_steps, done=self.step)
+        with bar, self.meter.running(), signals.caught():
+            while self.step < self.total_steps:
+                epoch, first = divmod(self.step, per_epoch)
+                for batch in self.meter.timed(self.loader.epoch(epoch, first)):
+                    self.set_learning_rate()
+                    draw = generator(self.seed, "augment", self.step)
+                    views_NCHW = self.augment(batch.images_BCHW, views=self.views, generator=draw)
+                    with self.runtime.autocast():
+                        step = self.method(views_NCHW, batch.labels_B)
+                    self.runtime.update(self.optimizer, step.loss)
+                    self.step += 1
+                    self.meter.images += len(batch.labels_B)
+                    bar.update()
+                    if self.step % self.log_every == 0 or self.step % per_epoch == 0:
+                        scalars = self.measure(step)
+                        sink.write(self.step, epoch, scalars)
+                        bar.set_postfix_str(
+                            f"epoch {epoch + 1}/{self.epochs}, loss {scalars['loss']:.3f}, "
+                            f"{scalars['images_per_second']:.0f} images/s"
+                        )
+                    if signals.received:
+                        self.check_finite(step)
+                        checkpoints.save(self.state_dict())
+                        raise Interrupted(signals.received)
+                self.end_epoch(epoch + 1, scalars, checkpoints)
+
+    def set_learning_rate(self) -> None:
+        factor = self.schedule(self.step, self.loader.steps_per_epoch, self.epochs)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr * factor
+
+    def measure(self, step: Step) -> dict[str, float]:
+        """The scalars of a logging step: the one place where the loop waits for the device."""
+        values = {"loss": step.loss.detach(), "chance_level": self.method.chance_level(step)}
+        values |= embedding_statistics(step.rows_ND, step.labels_N)
+        numbers = torch.stack([value.double().cpu() for value in values.values()]).tolist()
+        scalars = dict(zip(values, numbers, strict=True))
+        self.check_finite(step)
+        return {**scalars, "lr": self.optimizer.param_groups[0]["lr"], **self.meter.lap()}
+
+    def check_finite(self, step: Step) -> None:
+        if not math.isfinite(step.loss.item()):
+            raise TrainingError(
+                f"the loss is {step.loss.item()} at step {self.step}; try a lower lr "
+                f"(now {self.lr:g}), warm-up (scheduler.warmup_epochs) or precision=fp32"
+            )
+
+    def end_epoch(
+        self, epochs_done: int, scalars: dict[str, float], checkpoints: Checkpoints
+    ) -> None:
+        log.info(
+            "epoch %d/%d: loss %.4f (chance %.4f), lr %.3g, %.0f images/s, "
+            "similarity of positives %.3f, of negatives %.3f",
+            epochs_done,
+            self.epochs,
+            scalars["loss"],
+            scalars["chance_level"],
+            scalars["lr"],
+            self.meter.total()["images_per_second"],
+            scalars["positive_similarity"],
+            scalars["negative_similarity"],
+        )
+        warning = collapse_warning(scalars)
+        if warning:
+            log.warning("epoch %d: %s", epochs_done, warning)
+        if checkpoints.due(epochs_done) or epochs_done == self.epochs:
+            checkpoints.save(self.state_dict(), epochs_done=epochs_done)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "method": self.method.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "runtime": self.runtime.state_dict(),
+            "step": self.step,
+            "meter": self.meter.state_dict(),
+            "about": self.about,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Strict: every key must match."""
+        self.method.load_state_dict(state["method"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.runtime.load_state_dict(state["runtime"])
+        self.step = state["step"]
+        self.meter = Meter(**state["meter"])
+
+
+def collapse_warning(scalars: dict[str, float]) -> str | None:
+    """What to say when the embeddings have collapsed or carry nothing, else None."""
+    advice = (
+        "lower lr, warm up (scheduler.warmup_epochs=10), raise tau or batch_size, or weaken augment"
+    )
+    if scalars["embedding_spread"] < COLLAPSED_SPREAD:
+        return (
+            f"the embeddings have collapsed (spread {scalars['embedding_spread']:.4f} of 1): "
+            f"all images look alike to the loss; {advice}"
+        )
+    if abs(scalars["loss"] - scalars["chance_level"]) < NEAR_CHANCE * scalars["chance_level"]:
+        return (
+            f"the loss ({scalars['loss']:.4f}) is within 1 % of its chance level "
+            f"({scalars['chance_level']:.4f}): nothing is learned yet; if it stays there, {advice}"
+        )
+    return None

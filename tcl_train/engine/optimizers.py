@@ -1,0 +1,130 @@
+"""Optimisers. Each maker takes the module to train and the peak learning rate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tcl_train import checks
+
+Optimizer = torch.optim.Optimizer
+
+
+def parameter_groups(
+    module: nn.Module, *, weight_decay: float, decay_bias_and_norm: bool
+) -> list[dict[str, Any]]:
+    """All trainable parameters; biases and the parameters of normalisation layers (those of one
+    dimension) are a group of their own without weight decay, unless `decay_bias_and_norm`."""
+    checks.number("weight_decay", weight_decay, at_least=0)
+    checks.boolean("decay_bias_and_norm", decay_bias_and_norm)
+    trainable = [p for p in module.parameters() if p.requires_grad]
+    if decay_bias_and_norm:
+        return [{"params": trainable, "weight_decay": weight_decay}]
+    groups = [
+        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def sgd(
+    module: nn.Module,
+    lr: float,
+    *,
+    momentum: float = 0.9,
+    nesterov: bool = False,
+    weight_decay: float = 1e-4,
+    decay_bias_and_norm: bool = True,
+) -> Optimizer:
+    """Stochastic gradient descent with momentum."""
+    checks.number("momentum", momentum, at_least=0, below=1)
+    if checks.boolean("nesterov", nesterov) and momentum == 0:
+        raise ValueError("nesterov needs momentum > 0, got momentum 0")
+    groups = parameter_groups(
+        module, weight_decay=weight_decay, decay_bias_and_norm=decay_bias_and_norm
+    )
+    return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov)
+
+
+def adamw(
+    module: nn.Module,
+    lr: float,
+    *,
+    betas: Iterable[float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: float = 1e-2,
+    decay_bias_and_norm: bool = False,
+) -> Optimizer:
+    """Adam with decoupled weight decay. Loshchilov and Hutter 2019."""
+    beta1, beta2 = (
+        checks.number(f"betas[{i}]", b, at_least=0, below=1) for i, b in enumerate(betas)
+    )
+    checks.number("eps", eps, above=0)
+    groups = parameter_groups(
+        module, weight_decay=weight_decay, decay_bias_and_norm=decay_bias_and_norm
+    )
+    return torch.optim.AdamW(groups, lr=lr, betas=(beta1, beta2), eps=eps)
+
+
+def lars(
+    module: nn.Module,
+    lr: float,
+    *,
+    momentum: float = 0.9,
+    trust: float = 1e-3,
+    weight_decay: float = 1e-6,
+    decay_bias_and_norm: bool = False,
+) -> Optimizer:
+    """SGD with layer-wise adaptive rates, for large batches. See :class:`LARS`."""
+    checks.number("momentum", momentum, at_least=0, below=1)
+    checks.number("trust", trust, above=0)
+    groups = parameter_groups(
+        module, weight_decay=weight_decay, decay_bias_and_norm=decay_bias_and_norm
+    )
+    return LARS(groups, lr=lr, momentum=momentum, trust=trust)
+
+
+class LARS(Optimizer):
+    """Layer-wise adaptive rate scaling.
+
+        g <- g + weight_decay w
+        r = trust |w| / |g|  for tensors of two dimensions or more where both norms are > 0, else 1
+        u <- momentum u + r lr g;   w <- w - u
+
+    Source: You, Gitman and Ginsburg 2017, with |g| after weight decay, as in the SimCLR code;
+    biases and normalisation parameters are not scaled.
+    """
+
+    def __init__(
+        self, params: Any, *, lr: float, momentum: float, trust: float, weight_decay: float = 0.0
+    ) -> None:
+        defaults = {"lr": lr, "momentum": momentum, "trust": trust, "weight_decay": weight_decay}
+        super().__init__(params, defaults)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        value = None
+        if closure is not None:
+            with torch.enable_grad():
+                value = closure()
+        for group in self.param_groups:
+            for w in group["params"]:
+                if w.grad is not None:
+                    self._update(w, w.grad, group)
+        return value
+
+    def _update(self, w: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+        gradient = gradient.add(w, alpha=group["weight_decay"])
+        if w.ndim > 1:
+            w_norm, g_norm = w.norm(), gradient.norm()
+            ratio = group["trust"] * w_norm / g_norm
+            gradient = gradient * torch.where((w_norm > 0) & (g_norm > 0), ratio, 1.0)
+        state = self.state[w]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(w)
+        buffer = state["momentum_buffer"]
+        buffer.mul_(group["momentum"]).add_(gradient, alpha=group["lr"])
+        w.sub_(buffer)

@@ -1,0 +1,75 @@
+"""Learning-rate schedules: pure functions of the step.
+
+`schedule(step, steps_per_epoch, epochs)` gives the factor on the peak learning rate for step 0,
+1, ... of a run; nothing is kept between calls, so a resumed run is at the right place by itself.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from tcl_train import checks
+
+
+class Schedule(Protocol):
+    def __call__(self, step: int, steps_per_epoch: int, epochs: int) -> float: ...
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """Linear warm-up, then half a cosine from 1 to `floor` (a share of the peak)."""
+
+    warmup_epochs: float = 0.0
+    floor: float = 0.0
+
+    def __post_init__(self) -> None:
+        checks.number("warmup_epochs", self.warmup_epochs, at_least=0)
+        checks.number("floor", self.floor, at_least=0, at_most=1)
+
+    def __call__(self, step: int, steps_per_epoch: int, epochs: int) -> float:
+        warmup_steps = self.warmup_epochs * steps_per_epoch
+        if step < warmup_steps:
+            return warmup(step, warmup_steps)
+        progress = (step - warmup_steps) / max(1.0, epochs * steps_per_epoch - warmup_steps)
+        return self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * min(progress, 1)))
+
+
+@dataclass(frozen=True)
+class Step:
+    """Linear warm-up, then times `gamma` at each of the `milestones` (shares of the run)."""
+
+    milestones: Sequence[float] = (0.6, 0.8, 0.9)
+    gamma: float = 0.1
+    warmup_epochs: float = 0.0
+
+    def __post_init__(self) -> None:
+        for i, milestone in enumerate(self.milestones):
+            checks.number(f"milestones[{i}]", milestone, above=0, below=1)
+        checks.number("gamma", self.gamma, above=0, at_most=1)
+        checks.number("warmup_epochs", self.warmup_epochs, at_least=0)
+
+    def __call__(self, step: int, steps_per_epoch: int, epochs: int) -> float:
+        warmup_steps = self.warmup_epochs * steps_per_epoch
+        passed = sum(step >= m * epochs * steps_per_epoch for m in self.milestones)
+        return warmup(step, warmup_steps) * self.gamma**passed
+
+
+@dataclass(frozen=True)
+class Constant:
+    """Linear warm-up, then 1."""
+
+    warmup_epochs: float = 0.0
+
+    def __post_init__(self) -> None:
+        checks.number("warmup_epochs", self.warmup_epochs, at_least=0)
+
+    def __call__(self, step: int, steps_per_epoch: int, epochs: int) -> float:  # noqa: ARG002
+        return warmup(step, self.warmup_epochs * steps_per_epoch)
+
+
+def warmup(step: int, warmup_steps: float) -> float:
+    """Grows by equal parts to 1 at step `warmup_steps` - 1, and stays."""
+    return 1.0 if step + 1 >= warmup_steps else (step + 1) / warmup_steps

@@ -1,0 +1,72 @@
+"""Features of a frozen encoder.
+
+N: images; D: features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from tcl_train.data.augment.pipeline import Normalize
+from tcl_train.data.dataset import Split
+from tcl_train.runtime import Runtime
+
+BATCH_SIZE = 500
+
+
+class Features(NamedTuple):
+    """float32 features and int64 labels of a split, on the run's device."""
+
+    x_ND: Tensor
+    y_N: Tensor
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode, without gradients; nothing in the module changes inside the block, batch
+    statistics included. The mode is restored after."""
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
+
+
+def apply_frozen(
+    module: nn.Module,
+    split: Split,
+    normalize: Normalize,
+    runtime: Runtime,
+    function: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
+    """The outputs of the module (or of a function of its) for all images of a split, in order,
+    float32 (N, ...)."""
+    function = function or module
+    index_batches = torch.arange(len(split)).split(BATCH_SIZE)
+    outputs = []
+    with frozen(module):
+        for images_BCHW in split.images.batches(index_batches, runtime.device):
+            with runtime.autocast():
+                outputs.append(function(normalize(images_BCHW)).float())
+    return torch.cat(outputs)
+
+
+def extract(encoder: nn.Module, split: Split, normalize: Normalize, runtime: Runtime) -> Features:
+    """Features and labels of a labelled split."""
+    assert split.labels_N is not None
+    x_ND = apply_frozen(encoder, split, normalize, runtime)
+    return Features(x_ND, split.labels_N.to(runtime.device))
+
+
+def accuracy(score_NK: Tensor, y_N: Tensor, *, top: int = 1) -> float:
+    """Percent of rows whose label is among the `top` highest scores."""
+    best_NT = score_NK.topk(min(top, score_NK.shape[1]), dim=1).indices
+    return 100 * (best_NT == y_N[:, None]).any(1).double().mean().item()

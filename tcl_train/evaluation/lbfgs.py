@@ -1,0 +1,148 @@
+"""Linear probe by L-BFGS: multinomial logistic regression on frozen features.
+
+N: rows; D: features; K: classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tcl_train import checks
+from tcl_train.evaluation.features import Features, accuracy
+from tcl_train.evaluation.probe import ProbeInput, ProbeResult
+from tcl_train.randomness import generator
+
+
+class Weights(NamedTuple):
+    w_DK: Tensor
+    b_K: Tensor
+
+    def scores(self, x_ND: Tensor) -> Tensor:
+        return torch.addmm(self.b_K, x_ND, self.w_DK)
+
+
+class LBFGSProbe:
+    """Logistic regression whose L2 strength is chosen on a held-out part of the training features.
+
+    Features are standardised by the training split's mean and standard deviation. For each
+    strength, from the strongest to the weakest and each starting from the last, the probe is
+    fitted to the rest and scored on the held-out part; the search stops when two strengths in a
+    row score below the best. The best one (of equals the strongest) is fitted again to all
+    training features. The test split is scored once, at the end.
+
+    l2: strengths to choose from, of  mean cross-entropy + l2/2 |W|^2  (the bias is free);
+    held_out: share of the training rows, taken evenly from each class;
+    max_iter: L-BFGS iterations a fit at most; tolerance: a fit ends when an iteration changes the
+    objective by less.
+    """
+
+    def __init__(
+        self,
+        l2: Sequence[float] = (1e0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6),
+        held_out: float = 0.1,
+        max_iter: int = 100,
+        tolerance: float = 1e-5,
+    ) -> None:
+        if not l2:
+            raise ValueError("l2 must name at least one strength, got none")
+        self.l2 = sorted((checks.number("l2", value, above=0) for value in l2), reverse=True)
+        self.held_out = checks.number("held_out", held_out, above=0, below=1)
+        self.max_iter = checks.integer("max_iter", max_iter, at_least=1)
+        self.tolerance = checks.number("tolerance", tolerance, at_least=0)
+
+    def __call__(self, given: ProbeInput) -> ProbeResult:
+        standardise = Standardise(given.train.x_ND)
+        train = Features(standardise(given.train.x_ND), given.train.y_N)
+        l2, held_out_top1, weights = self.choose(train, given.num_classes, given.seed)
+        weights = self.fit(train, l2, weights)
+        score_NK = weights.scores(standardise(given.test.x_ND))
+        return ProbeResult(
+            top1=accuracy(score_NK, given.test.y_N),
+            top5=accuracy(score_NK, given.test.y_N, top=5),
+            protocol={
+                "features": "frozen encoder in evaluation mode, no augmentation",
+                "normalisation": "standardised by the training features",
+                "optimiser": f"L-BFGS, at most {self.max_iter} iterations",
+                "l2": l2,
+                "l2_chosen_by": (
+                    f"top-1 on {100 * self.held_out:g} % of the training features, held out "
+                    f"({held_out_top1:.2f} %), then fitted again to all; candidates "
+                    + ", ".join(f"{value:g}" for value in self.l2)
+                ),
+            },
+        )
+
+    def choose(self, train: Features, num_classes: int, seed: int) -> tuple[float, float, Weights]:
+        """The best strength, its held-out top-1 in percent, and the weights it gave."""
+        held_N = held_out_rows(train.y_N, self.held_out, seed)
+        fitted = Features(train.x_ND[~held_N], train.y_N[~held_N])
+        scored = Features(train.x_ND[held_N], train.y_N[held_N])
+        dim = train.x_ND.shape[1]
+        weights = Weights(train.x_ND.new_zeros(dim, num_classes), train.x_ND.new_zeros(num_classes))
+        best: tuple[float, float, Weights] | None = None
+        since_best = 0
+        for l2 in self.l2:
+            weights = self.fit(fitted, l2, weights)
+            top1 = accuracy(weights.scores(scored.x_ND), scored.y_N)
+            if best is None or top1 > best[1]:
+                best, since_best = (l2, top1, weights), 0
+            else:
+                since_best += 1
+                if since_best == 2:
+                    break
+        assert best is not None
+        return best
+
+    def fit(self, train: Features, l2: float, start: Weights) -> Weights:
+        """Minimises the objective from the given weights, which stay as they are."""
+        w_DK = start.w_DK.clone().requires_grad_()
+        b_K = start.b_K.clone().requires_grad_()
+        optimizer = torch.optim.LBFGS(
+            [w_DK, b_K],
+            max_iter=self.max_iter,
+            history_size=10,
+            tolerance_grad=0,
+            tolerance_change=self.tolerance,
+            line_search_fn="strong_wolfe",
+        )
+
+        def objective() -> Tensor:
+            optimizer.zero_grad()
+            score_NK = torch.addmm(b_K, train.x_ND, w_DK)
+            value = F.cross_entropy(score_NK, train.y_N) + 0.5 * l2 * w_DK.square().sum()
+            value.backward()
+            return value
+
+        with torch.enable_grad():
+            optimizer.step(objective)
+        return Weights(w_DK.detach(), b_K.detach())
+
+
+class Standardise:
+    """(x - mean) / standard deviation, feature by feature; a constant feature becomes 0."""
+
+    def __init__(self, x_ND: Tensor) -> None:
+        self.mean_D = x_ND.mean(0)
+        std_D = x_ND.std(0, correction=0)
+        self.scale_D = torch.where(std_D > 1e-8, 1 / std_D.clamp(min=1e-8), 0)
+
+    def __call__(self, x_ND: Tensor) -> Tensor:
+        return (x_ND - self.mean_D) * self.scale_D
+
+
+def held_out_rows(y_N: Tensor, share: float, seed: int) -> Tensor:
+    """A mask with about `share` of the rows, drawn at random and evenly from each class; at least
+    one row, and at least one is left."""
+    shuffled_N = torch.randperm(len(y_N), generator=generator(seed, "held-out"))
+    by_class_N = shuffled_N[y_N.cpu()[shuffled_N].argsort(stable=True)]
+    count = min(max(1, round(share * len(y_N))), len(y_N) - 1)
+    # Evenly spaced places in the rows sorted by class take the same share of each class.
+    places = ((torch.arange(count) + 0.5) * len(y_N) / count).long()
+    mask_N = torch.zeros(len(y_N), dtype=torch.bool)
+    mask_N[by_class_N[places]] = True
+    return mask_N.to(y_N.device)

@@ -1,0 +1,41 @@
+"""What a linear probe is given and what it gives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+from torch import nn
+
+from tcl_train.data.augment import Augment
+from tcl_train.data.dataset import Split
+from tcl_train.evaluation.features import Features
+from tcl_train.runtime import Runtime
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeInput:
+    """A frozen encoder, its features of both splits, and the images for probes that want views."""
+
+    encoder: nn.Module
+    train: Features
+    test: Features
+    train_split: Split
+    num_classes: int
+    augment: Augment
+    runtime: Runtime
+    seed: int
+    batch_size: int
+
+
+class ProbeResult(NamedTuple):
+    """Percent on the test split, and the protocol in words and numbers."""
+
+    top1: float
+    top5: float
+    protocol: Mapping[str, Any]
+
+
+class Probe(Protocol):
+    def __call__(self, given: ProbeInput) -> ProbeResult: ...

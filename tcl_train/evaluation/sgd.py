@@ -1,0 +1,93 @@
+"""Linear probe by SGD on augmented views, the protocol of the SupCon and TCL papers."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from tcl_train import checks
+from tcl_train.data.loader import Loader
+from tcl_train.engine.schedule import Cosine
+from tcl_train.evaluation.features import accuracy, frozen
+from tcl_train.evaluation.probe import ProbeInput, ProbeResult
+from tcl_train.randomness import derive, generator
+
+
+class SGDProbe:
+    """A linear classifier trained by SGD with momentum and a cosine schedule on fresh augmented
+    views of the training images. The encoder stays frozen and in evaluation mode, and the test
+    split is scored once, after the last epoch.
+
+    epochs, lr, momentum, weight_decay: of the classifier; floor: the last learning rate as a share
+    of the first; batch_size: None takes that of pretraining.
+    """
+
+    def __init__(
+        self,
+        epochs: int = 50,
+        lr: float = 0.5,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        floor: float = 1e-3,
+        batch_size: int | None = None,
+    ) -> None:
+        self.epochs = checks.integer("epochs", epochs, at_least=1)
+        self.lr = checks.number("lr", lr, above=0)
+        self.momentum = checks.number("momentum", momentum, at_least=0, below=1)
+        self.weight_decay = checks.number("weight_decay", weight_decay, at_least=0)
+        self.schedule = Cosine(floor=floor)
+        self.batch_size = batch_size
+        if batch_size is not None:
+            checks.integer("batch_size", batch_size, at_least=1)
+
+    def __call__(self, given: ProbeInput) -> ProbeResult:
+        seed = derive(given.seed, "sgd-probe")
+        batch_size = min(self.batch_size or given.batch_size, len(given.train_split))
+        loader = Loader(
+            given.train_split,
+            batch_size=batch_size,
+            supervised=True,
+            seed=seed,
+            device=given.runtime.device,
+        )
+        classifier = nn.Linear(given.train.x_ND.shape[1], given.num_classes)
+        nn.init.zeros_(classifier.weight)
+        nn.init.zeros_(classifier.bias)
+        classifier.to(given.runtime.device)
+        optimizer = torch.optim.SGD(
+            classifier.parameters(),
+            lr=self.lr,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+        )
+        step = 0
+        for epoch in range(self.epochs):
+            for images_BCHW, labels_B in loader.epoch(epoch):
+                factor = self.schedule(step, loader.steps_per_epoch, self.epochs)
+                optimizer.param_groups[0]["lr"] = self.lr * factor
+                draw = generator(seed, "augment", step)
+                views_NCHW = given.augment(images_BCHW, views=1, generator=draw)
+                with frozen(given.encoder), given.runtime.autocast():
+                    features_ND = given.encoder(views_NCHW).float()
+                loss = F.cross_entropy(classifier(features_ND), labels_B)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                step += 1
+        with torch.no_grad():
+            score_NK = classifier(given.test.x_ND)
+        return ProbeResult(
+            top1=accuracy(score_NK, given.test.y_N),
+            top5=accuracy(score_NK, given.test.y_N, top=5),
+            protocol={
+                "features": "frozen encoder in evaluation mode, fresh augmented views",
+                "normalisation": "none",
+                "optimiser": (
+                    f"SGD, {self.epochs} epochs of batches of {batch_size}, lr {self.lr:g}, "
+                    f"momentum {self.momentum:g}, cosine to {self.schedule.floor:g} of lr"
+                ),
+                "l2": self.weight_decay,
+                "l2_chosen_by": "fixed in the config",
+            },
+        )

@@ -1,0 +1,45 @@
+"""The self-supervised contrastive loss of SimCLR."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from tcl_train import checks
+from tcl_train.losses.inputs import check_rows
+from tcl_train.losses.supcon import supcon_loss
+
+
+def ntxent_loss(z_ND: Tensor, y_N: Tensor, *, tau: float) -> Tensor:
+    """Normalised temperature-scaled cross-entropy loss of a batch.
+
+    With unit rows, s_ij = z_i . z_j, and j(i) the one other row with the value of row i:
+
+        l_i = -log( e^{s_ij(i)/tau} / sum_{a != i} e^{s_ia/tau} )
+
+    and the loss is the mean of l_i over the anchors that have a positive; 0 if none has. With
+    more than one positive (three views or more, or labels) l_i is averaged over them, which is
+    SupCon's L_out.
+
+    Source: Chen et al. 2020 (SimCLR), equation 1; Khosla et al. 2020, equation 1.
+
+    Args:
+        z_ND: embeddings, any float dtype; rows are normalised here.
+        y_N: int64; the views of one image share a value.
+        tau: temperature, > 0.
+    """
+    return supcon_loss(z_ND, y_N, tau=tau, form="out")
+
+
+class NTXent(nn.Module):
+    """:func:`ntxent_loss` with a checked temperature: tau > 0."""
+
+    def __init__(self, tau: float = 0.5) -> None:
+        super().__init__()
+        self.tau = checks.number("tau", tau, above=0)
+
+    def forward(self, z_ND: Tensor, y_N: Tensor) -> Tensor:
+        check_rows(z_ND, y_N)
+        return ntxent_loss(z_ND, y_N, tau=self.tau)
+
+    def extra_repr(self) -> str:
+        return f"tau={self.tau:g}"

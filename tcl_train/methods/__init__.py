@@ -1,0 +1,1 @@
+"""What a training step is: from views and labels to a loss."""

@@ -1,0 +1,35 @@
+"""Contrastive pretraining: views of one image, or images of one class, are positives."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from tcl_train.methods.method import Method, Step, labels_of_views
+from tcl_train.models.encoder import Encoder
+
+
+class Contrastive(Method):
+    """encoder -> projector -> a loss over all rows of the batch."""
+
+    def __init__(
+        self,
+        *,
+        encoder: Encoder,
+        projector: nn.Module,
+        loss: nn.Module,
+        num_classes: int,  # noqa: ARG002 - every method is told
+    ) -> None:
+        super().__init__()
+        self.encoder, self.projector, self.loss = encoder, projector, loss
+
+    def forward(self, views_NCHW: Tensor, labels_B: Tensor) -> Step:
+        z_ND = self.projector(self.encoder(views_NCHW))
+        labels_N = labels_of_views(labels_B, len(z_ND))
+        return Step(self.loss(z_ND, labels_N), z_ND, labels_N)
+
+    @torch.no_grad()
+    def chance_level(self, step: Step) -> Tensor:
+        """The loss of the same batch with all embeddings equal; ln(N - 1) for SupCon."""
+        same_N1 = torch.ones(len(step.labels_N), 1, device=step.labels_N.device)
+        return self.loss(same_N1, step.labels_N)

@@ -1,0 +1,38 @@
+"""What the embeddings of a batch look like.
+
+N: rows; D: embedding dimensions; K: distinct labels in the batch.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@torch.no_grad()
+def embedding_statistics(rows_ND: Tensor, labels_N: Tensor) -> dict[str, Tensor]:
+    """Three scalars of the normalised rows:
+
+    positive_similarity, negative_similarity: mean cosine over the pairs with the same label (a
+    row and itself left out) and with different labels; NaN where there is no such pair.
+    embedding_spread: root mean square distance to the mean row; 0 when all rows are equal, 1
+    when they are spread evenly over the sphere.
+
+    Sums over pairs are taken from sums of rows, so the cost is linear in N.
+    """
+    unit_ND = F.normalize(rows_ND.detach().float())
+    n = len(unit_ND)
+    _, group_N, size_K = torch.unique(labels_N, return_inverse=True, return_counts=True)
+    sum_KD = unit_ND.new_zeros(len(size_K), unit_ND.shape[1]).index_add_(0, group_N, unit_ND)
+    # A zero row stays zero, so a row's product with itself is not always 1.
+    itself = unit_ND.square().sum()
+    within = sum_KD.square().sum()
+    total = sum_KD.sum(0).square().sum()
+    positives = size_K.square().sum() - n
+    negatives = n * n - size_K.square().sum()
+    return {
+        "positive_similarity": (within - itself) / positives,
+        "negative_similarity": (total - within) / negatives,
+        "embedding_spread": (itself / n - total / n**2).clamp(min=0).sqrt(),
+    }

@@ -1,0 +1,27 @@
+"""Encoders and projectors."""
+
+from tcl_train.models.projector import linear, mlp, none
+from tcl_train.models.resnet import (
+    resnet8,
+    resnet18,
+    resnet20,
+    resnet32,
+    resnet34,
+    resnet50,
+    resnet56,
+    resnet101,
+)
+
+__all__ = [
+    "linear",
+    "mlp",
+    "none",
+    "resnet8",
+    "resnet18",
+    "resnet20",
+    "resnet32",
+    "resnet34",
+    "resnet50",
+    "resnet56",
+    "resnet101",
+]

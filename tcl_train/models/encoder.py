@@ -1,0 +1,19 @@
+"""What an encoder is."""
+
+from __future__ import annotations
+
+from torch import nn
+
+
+class Encoder(nn.Module):
+    """A module (N, 3, H, W) -> (N, feature_dim).
+
+    feature_dim: the number of features. mean, std: of the channels of the images it was trained
+    on, as `load_encoder` sets them.
+
+    It is a type for annotations: torchvision's own ResNets with these attributes are meant, too.
+    """
+
+    feature_dim: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]

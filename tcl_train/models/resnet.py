@@ -1,0 +1,146 @@
+"""ResNet encoders: torchvision's wide family, and the thin CIFAR family of He et al. 2016.
+
+An encoder is a module (N, 3, H, W) -> (N, feature_dim) with an attribute `feature_dim`. The wide
+ones are torchvision's own classes with another stem and without the classifier, so that their
+state dicts have torchvision's keys.
+
+Stems: `imagenet` is 7x7, stride 2, then a 3x3 max-pool with stride 2; `small` is 3x3, stride 1,
+no pool, for small images; `auto` takes `small` for images up to 64 pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models import resnet as tv
+
+from tcl_train import checks
+from tcl_train.models.encoder import Encoder
+
+STEMS = ("auto", "small", "imagenet")
+LARGEST_IMAGE_FOR_SMALL_STEM = 64
+
+
+def choose_stem(stem: str, image_size: int) -> str:
+    """`small` or `imagenet`."""
+    checks.one_of("stem", stem, STEMS)
+    if stem != "auto":
+        return stem
+    return "small" if image_size <= LARGEST_IMAGE_FOR_SMALL_STEM else "imagenet"
+
+
+def _stem(stem: str, channels: int) -> tuple[nn.Conv2d, nn.Module]:
+    """The first convolution and what pools after it."""
+    if stem == "small":
+        return nn.Conv2d(3, channels, 3, stride=1, padding=1, bias=False), nn.Identity()
+    return (
+        nn.Conv2d(3, channels, 7, stride=2, padding=3, bias=False),
+        nn.MaxPool2d(3, stride=2, padding=1),
+    )
+
+
+def _initialise(module: nn.Module) -> None:
+    """He initialisation by fan-out, as torchvision does."""
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d):
+            nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
+
+
+# ------------------------------------------------------------------ the wide family
+
+
+def _wide(constructor: Callable[..., Any], image_size: int, stem: str) -> Encoder:
+    encoder = constructor(num_classes=1)
+    encoder.feature_dim = encoder.fc.in_features
+    encoder.fc = nn.Identity()
+    if choose_stem(stem, image_size) == "small":
+        encoder.conv1, encoder.maxpool = _stem("small", encoder.conv1.out_channels)
+        _initialise(encoder.conv1)
+    return encoder
+
+
+def resnet18(image_size: int, *, stem: str = "auto") -> Encoder:
+    """ResNet-18; 512 features."""
+    return _wide(tv.resnet18, image_size, stem)
+
+
+def resnet34(image_size: int, *, stem: str = "auto") -> Encoder:
+    """ResNet-34; 512 features."""
+    return _wide(tv.resnet34, image_size, stem)
+
+
+def resnet50(image_size: int, *, stem: str = "auto") -> Encoder:
+    """ResNet-50; 2,048 features."""
+    return _wide(tv.resnet50, image_size, stem)
+
+
+def resnet101(image_size: int, *, stem: str = "auto") -> Encoder:
+    """ResNet-101; 2,048 features."""
+    return _wide(tv.resnet101, image_size, stem)
+
+
+# ------------------------------------------------------------------ the thin family
+
+
+class PaddedShortcut(nn.Module):
+    """The parameter-free shortcut (option A): every second pixel, new channels are zeros."""
+
+    def __init__(self, extra_channels: int) -> None:
+        super().__init__()
+        self.extra_channels = extra_channels
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        return F.pad(x_NCHW[:, :, ::2, ::2], (0, 0, 0, 0, 0, self.extra_channels))
+
+
+class ThinResNet(Encoder):
+    """6n + 2 layers: a stem, three stages of n basic blocks with `width`, 2 `width` and 4 `width`
+    channels, and a global mean. Source: He et al. 2016, section 4.2."""
+
+    def __init__(self, depth: int, *, image_size: int, stem: str, width: int) -> None:
+        super().__init__()
+        checks.integer("width", width, at_least=1)
+        self.feature_dim = 4 * width
+        self.conv1, self.maxpool = _stem(choose_stem(stem, image_size), width)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.relu = nn.ReLU(inplace=True)
+        blocks = (depth - 2) // 6
+        self.layer1 = self._stage(width, width, blocks, stride=1)
+        self.layer2 = self._stage(width, 2 * width, blocks, stride=2)
+        self.layer3 = self._stage(2 * width, 4 * width, blocks, stride=2)
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        _initialise(self)
+
+    @staticmethod
+    def _stage(in_channels: int, channels: int, blocks: int, *, stride: int) -> nn.Sequential:
+        shortcut = PaddedShortcut(channels - in_channels) if stride != 1 else None
+        first = tv.BasicBlock(in_channels, channels, stride, shortcut)
+        return nn.Sequential(first, *(tv.BasicBlock(channels, channels) for _ in range(blocks - 1)))
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        x_NCHW = self.maxpool(self.relu(self.bn1(self.conv1(x_NCHW))))
+        x_NCHW = self.layer3(self.layer2(self.layer1(x_NCHW)))
+        return self.avgpool(x_NCHW).flatten(1)
+
+
+def resnet8(image_size: int, *, stem: str = "auto", width: int = 16) -> Encoder:
+    """Thin ResNet-8; 4 `width` features."""
+    return ThinResNet(8, image_size=image_size, stem=stem, width=width)
+
+
+def resnet20(image_size: int, *, stem: str = "auto", width: int = 16) -> Encoder:
+    """Thin ResNet-20; 4 `width` features."""
+    return ThinResNet(20, image_size=image_size, stem=stem, width=width)
+
+
+def resnet32(image_size: int, *, stem: str = "auto", width: int = 16) -> Encoder:
+    """Thin ResNet-32; 4 `width` features."""
+    return ThinResNet(32, image_size=image_size, stem=stem, width=width)
+
+
+def resnet56(image_size: int, *, stem: str = "auto", width: int = 16) -> Encoder:
+    """Thin ResNet-56; 4 `width` features."""
+    return ThinResNet(56, image_size=image_size, stem=stem, width=width)

@@ -1,0 +1,37 @@
+"""Randomness as a function: every random draw of a run comes from a generator that is made, where
+it is needed, from the run's seed and a name for the draw.
+
+    order_N = torch.randperm(n, generator=generator(seed, "order", epoch))
+
+Nothing keeps a random state, so a run that was interrupted, or that is spread over more
+processes, draws the same numbers. Generators live on the CPU: the draws are small, and they are
+then the same whatever device trains.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+def derive(seed: int, *name: str | int) -> int:
+    """A 63-bit seed that depends on every part of the name."""
+    words = "/".join(map(str, (seed, *name)))
+    return int.from_bytes(hashlib.blake2b(words.encode(), digest_size=8).digest(), "big") >> 1
+
+
+def generator(seed: int, *name: str | int) -> torch.Generator:
+    """A fresh CPU generator for one named draw."""
+    return torch.Generator().manual_seed(derive(seed, *name))
+
+
+@contextmanager
+def seeded(seed: int, *name: str | int) -> Iterator[None]:
+    """For library code that draws from torch's global CPU generator (parameter initialisation):
+    seeds it inside the block and restores it after."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(derive(seed, *name))
+        yield

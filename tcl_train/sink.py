@@ -1,0 +1,104 @@
+"""Where a run's numbers go: the progress bar, TensorBoard, metrics.jsonl, and the log."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import sys
+import warnings
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+from tqdm import tqdm
+
+from tcl_train.run_dir import RunDir
+
+log = logging.getLogger(__name__)
+
+
+class Sink:
+    """Writes scalars by step. What a resumed run would write again is taken out first."""
+
+    def __init__(self, run_dir: RunDir, *, first_step: int = 0) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # TensorBoard's own, about its dependencies
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(
+                str(run_dir.tensorboard), purge_step=first_step + 1 if first_step else None
+            )
+        if run_dir.metrics.exists():
+            lines = run_dir.metrics.read_text().splitlines(keepends=True)
+            kept = [line for line in lines if _step_of(line) <= first_step]
+            run_dir.metrics.write_text("".join(kept))
+        self._metrics = run_dir.metrics.open("a", encoding="utf-8")
+
+    def write(self, step: int, epoch: int, scalars: Mapping[str, float]) -> None:
+        """One line of metrics.jsonl (what is not finite becomes null) and a point a curve."""
+        record = {"step": step, "epoch": epoch}
+        record |= {k: v if math.isfinite(v) else None for k, v in scalars.items()}  # type: ignore[misc]
+        self._metrics.write(json.dumps(record) + "\n")
+        self._metrics.flush()
+        for name, value in scalars.items():
+            self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self._metrics.close()
+        self._writer.close()
+
+    def __enter__(self) -> Sink:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (json.JSONDecodeError, KeyError, TypeError):
+        return math.inf  # half a line, from a run that was killed
+
+
+def progress_bar(*, total: int, done: int, unit: str = "step") -> Any:
+    """A tqdm bar with the time left; silent where the output is not a terminal."""
+    return tqdm(
+        total=total,
+        initial=done,
+        unit=unit,
+        disable=not sys.stderr.isatty(),
+        dynamic_ncols=True,
+        leave=False,
+    )
+
+
+class _AboveProgressBar(logging.StreamHandler):
+    """Prints to standard output without tearing a progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=sys.stdout)
+        sys.stdout.flush()
+
+
+def log_to_terminal() -> None:
+    """Messages of this package go to standard output, as they are."""
+    package = logging.getLogger("tcl_train")
+    package.setLevel(logging.INFO)
+    package.propagate = False
+    if not any(isinstance(handler, _AboveProgressBar) for handler in package.handlers):
+        package.addHandler(_AboveProgressBar())
+
+
+def log_to_file(run_dir: RunDir) -> logging.FileHandler:
+    """Messages also go to the run's train.log, with the time."""
+    handler = logging.FileHandler(run_dir.log, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    logging.getLogger("tcl_train").addHandler(handler)
+    return handler
