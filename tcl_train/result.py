@@ -25,6 +25,7 @@ def assemble_result(
     measures: dict[str, Any],
     *,
     wall_seconds: float,
+    commit: str | None,
 ) -> dict[str, Any]:
     """Measures first, then what they were measured of and with."""
     names = config.names
@@ -56,7 +57,7 @@ def assemble_result(
         "precision": trainer.runtime.precision,
         "torch_version": torch.__version__,
         "tcl_train_version": __version__,
-        "git_commit": git_commit(),
+        "git_commit": commit,
         "overrides": OmegaConf.to_object(config.overrides),
     }
 

@@ -23,7 +23,7 @@ from tcl_train.engine.fit import Trainer
 from tcl_train.errors import Interrupted, RequestError, TrainingError
 from tcl_train.evaluation.evaluate import classifier_top1, evaluate
 from tcl_train.evaluation.probe import Probe
-from tcl_train.result import assemble_result, summary
+from tcl_train.result import assemble_result, git_commit, summary
 from tcl_train.run_dir import RunDir
 from tcl_train.runtime import Runtime, Signals
 from tcl_train.sink import Sink, log_to_file
@@ -40,6 +40,7 @@ def train(config: DictConfig, run_dir: RunDir, *, resume: bool) -> dict[str, Any
         RequestError, TrainingError, Interrupted: see tcl_train/errors.py.
     """
     begin = perf_counter()
+    commit = git_commit()  # now, since the checkout may change while the run goes on
     settings = configs.read_settings(config)
     loss = configs.build_loss(config)
     probe = configs.build_probe(config)
@@ -68,7 +69,7 @@ def train(config: DictConfig, run_dir: RunDir, *, resume: bool) -> dict[str, Any
         sink.write(trainer.step, settings.epochs - 1, numbers)
         wall_seconds = earlier_seconds + perf_counter() - begin
         result = assemble_result(
-            config, settings, data, trainer, measures, wall_seconds=wall_seconds
+            config, settings, data, trainer, measures, wall_seconds=wall_seconds, commit=commit
         )
         text = json.dumps(result, indent=2) + "\n"
         write_atomically(run_dir.result, lambda path: path.write_text(text, encoding="utf-8"))
