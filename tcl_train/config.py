@@ -143,12 +143,17 @@ def build_encoder(config: DictConfig, *, image_size: int) -> Encoder:
         return _build("encoder", config.encoder, image_size)
 
 
+def build_projector(config: DictConfig, *, feature_dim: int) -> nn.Module:
+    """With the initial weights that the seed decides."""
+    with seeded(config.seed, "projector"):
+        return _build("projector", config.projector, feature_dim)
+
+
 def build_method(
     config: DictConfig, *, encoder: Encoder, loss: nn.Module, num_classes: int
 ) -> Method:
     """The encoder with what trains it."""
-    with seeded(config.seed, "projector"):
-        projector = _build("projector", config.projector, encoder.feature_dim)
+    projector = build_projector(config, feature_dim=encoder.feature_dim)
     with seeded(config.seed, "method"):
         return _build(
             "method",

@@ -11,7 +11,7 @@ import torch
 
 from tcl_train.checkpoint import Checkpoints
 from tcl_train.data.augment import Augment
-from tcl_train.data.loader import Loader
+from tcl_train.data.loader import Batch, Loader
 from tcl_train.engine.meter import Meter
 from tcl_train.engine.optimizers import Optimizer
 from tcl_train.engine.schedule import Schedule
@@ -69,14 +69,7 @@ class Trainer:
             while self.step < self.total_steps:
                 epoch, first = divmod(self.step, per_epoch)
                 for batch in self.meter.timed(self.loader.epoch(epoch, first)):
-                    self.set_learning_rate()
-                    draw = generator(self.seed, "augment", self.step)
-                    views_NCHW = self.augment(batch.images_BCHW, views=self.views, generator=draw)
-                    with self.runtime.autocast():
-                        step = self.method(views_NCHW, batch.labels_B)
-                    self.runtime.update(self.optimizer, step.loss)
-                    self.step += 1
-                    self.meter.images += len(batch.labels_B)
+                    step = self.train_step(batch)
                     bar.update()
                     if self.step % self.log_every == 0 or self.step % per_epoch == 0:
                         scalars = self.measure(step)
@@ -90,6 +83,18 @@ class Trainer:
                         checkpoints.save(self.state_dict())
                         raise Interrupted(signals.received)
                 self.end_epoch(epoch + 1, scalars, checkpoints)
+
+    def train_step(self, batch: Batch) -> Step:
+        """Views, loss, gradient, update. Nothing here waits for the device."""
+        self.set_learning_rate()
+        draw = generator(self.seed, "augment", self.step)
+        views_NCHW = self.augment(batch.images_BCHW, views=self.views, generator=draw)
+        with self.runtime.autocast():
+            step = self.method(views_NCHW, batch.labels_B)
+        self.runtime.update(self.optimizer, step.loss)
+        self.step += 1
+        self.meter.images += len(batch.labels_B)
+        return step
 
     def set_learning_rate(self) -> None:
         factor = self.schedule(self.step, self.loader.steps_per_epoch, self.epochs)

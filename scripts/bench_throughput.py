@@ -1,0 +1,226 @@
+"""What a training step costs beside what it cannot do without.
+
+    python scripts/bench_throughput.py --encoders resnet18 resnet20 --steps 3
+
+Measures blocks of a few steps, alternating in one process, in images a second (medians):
+
+    encoder   forward, backward and optimiser step of the encoder alone, on views that are there
+    step      tcl-train's whole step: data, augmentation, encoder, projector, loss, optimiser
+    public    the pipeline that public code uses: torchvision transforms on Pillow images in two
+              loader workers, float32, the dense loss, channels-first
+
+The loader workers of `public` live for one block, so that they take no time from the others.
+Images are random, 32 x 32, as many as the batch needs; speed does not depend on what they show.
+On a GPU the same command measures the GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from bench_record import print_table, provenance, store
+from PIL import Image
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+
+from tcl_train import config as configs
+from tcl_train.compose import compose_run
+from tcl_train.data.dataset import DataSet, Split
+from tcl_train.data.images import ArrayImages
+from tcl_train.losses import dense
+from tcl_train.runtime import Runtime, available_cpus
+from tcl_train.train import build_trainer
+
+CLASSES = 100
+
+
+def random_data(count: int) -> DataSet:
+    g = torch.Generator().manual_seed(0)
+    images_NCHW = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8, generator=g)
+    split = Split(ArrayImages(images_NCHW), torch.randint(CLASSES, (count,), generator=g))
+    return DataSet(
+        pretrain=split,
+        train=split,
+        test=split,
+        classes=tuple(map(str, range(CLASSES))),
+        image_size=32,
+        mean=(0.5, 0.5, 0.5),
+        std=(0.25, 0.25, 0.25),
+    )
+
+
+Block = Callable[[int], None]  # carries out so many steps
+
+
+def encoder_alone(words: list[str], data: DataSet, runtime: Runtime) -> Block:  # noqa: ARG001
+    """One forward and backward pass with an optimiser step, on the same views each time."""
+    config = compose_run(words).config
+    encoder = configs.build_encoder(config, image_size=32)
+    runtime.prepare(encoder, encoder)
+    optimizer = torch.optim.SGD(encoder.parameters(), lr=0.01, momentum=0.9)
+    shape = (config.batch_size * config.views, 3, 32, 32)
+    views_NCHW = torch.randn(shape).to(runtime.device, memory_format=torch.channels_last)
+
+    def block(steps: int) -> None:
+        for _ in range(steps):
+            with runtime.autocast():
+                loss = encoder(views_NCHW).float().square().mean()
+            runtime.update(optimizer, loss)
+
+    return block
+
+
+def whole_step(words: list[str], data: DataSet, runtime: Runtime) -> Block:
+    """tcl-train's steps, data included."""
+    config = compose_run(words).config
+    settings = configs.read_settings(config)
+    loss = configs.build_loss(config)
+    trainer = build_trainer(config, settings, loss=loss, data=data, runtime=runtime)
+    trainer.method.train()
+
+    def block(steps: int) -> None:
+        for batch in islice(trainer.loader.epoch(0), steps):
+            trainer.train_step(batch)
+
+    return block
+
+
+class PillowViews(Dataset):
+    """Two augmented views of each image, made one by one."""
+
+    def __init__(self, data: DataSet) -> None:
+        images_NHWC = data.pretrain.images.images_NCHW.permute(0, 2, 3, 1).numpy()
+        self.images = [Image.fromarray(np.ascontiguousarray(image)) for image in images_NHWC]
+        self.labels_N = data.pretrain.labels_N
+        self.transform = transforms.Compose(
+            [
+                transforms.RandomResizedCrop(32, scale=(0.2, 1.0)),
+                transforms.RandomHorizontalFlip(),
+                transforms.RandomApply([transforms.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8),
+                transforms.RandomGrayscale(p=0.2),
+                transforms.ToTensor(),
+                transforms.Normalize(data.mean, data.std),
+            ]
+        )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, i: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        image = self.images[i]
+        return self.transform(image), self.transform(image), self.labels_N[i]
+
+
+def public_step(words: list[str], data: DataSet, runtime: Runtime) -> Block:
+    """The same steps put together as public code does."""
+    config = compose_run(words).config
+    encoder = configs.build_encoder(config, image_size=32)
+    projector = configs.build_projector(config, feature_dim=encoder.feature_dim)
+    model = nn.Sequential(encoder, projector)
+    model.to(runtime.device)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
+    loader = DataLoader(
+        PillowViews(data),
+        batch_size=config.batch_size,
+        shuffle=True,
+        drop_last=True,
+        num_workers=available_cpus(),
+    )
+
+    def block(steps: int) -> None:
+        assert steps == len(loader)  # so that no worker is left at work
+        for batch in loader:
+            first, second, labels_B = (x.to(runtime.device) for x in batch)
+            z_ND = model(torch.cat([first, second]))
+            loss = public_supcon(nn.functional.normalize(z_ND), labels_B.repeat(2))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+    return block
+
+
+def public_supcon(z_ND: torch.Tensor, y_N: torch.Tensor, tau: float = 0.1) -> torch.Tensor:
+    """SupCon over the whole similarity matrix."""
+    sim_NM, positive_NM, _ = dense.pairs(z_ND, y_N)
+    logit_NM = sim_NM / tau
+    logit_NM = logit_NM - logit_NM.max(1, keepdim=True).values.detach()
+    other_NM = 1 - torch.eye(len(y_N), device=z_ND.device)
+    log_p_NM = logit_NM - (logit_NM.exp() * other_NM).sum(1, keepdim=True).log()
+    return -((positive_NM * log_p_NM).sum(1) / positive_NM.sum(1)).mean()
+
+
+def seconds_of(block: Block, steps: int, device: torch.device) -> float:
+    begin = perf_counter()
+    block(steps)
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return perf_counter() - begin
+
+
+KINDS = {"encoder": encoder_alone, "step": whole_step, "public": public_step}
+
+
+def measure(encoder: str, given: argparse.Namespace, runtime: Runtime) -> dict[str, Any]:
+    words = [
+        "dataset=cifar100",
+        f"encoder={encoder}",
+        f"augment={given.augment}",
+        f"batch_size={given.batch_size}",
+        f"device={given.device}",
+        f"precision={given.precision}",
+    ]
+    data = random_data(given.steps * given.batch_size)
+    blocks = {kind: KINDS[kind](words, data, runtime) for kind in given.kinds}
+    times: dict[str, list[float]] = {kind: [] for kind in blocks}
+    for turn in range(given.turns + 1):
+        for kind, block in blocks.items():
+            seconds = seconds_of(block, given.steps, runtime.device)
+            if turn:  # the first is for warming up
+                times[kind].append(seconds)
+    images = given.steps * given.batch_size
+    speed = {kind: images / statistics.median(seconds) for kind, seconds in times.items()}
+    row: dict[str, Any] = {
+        "encoder": encoder,
+        "batch": given.batch_size,
+        "augment": given.augment,
+        "precision": runtime.precision,
+    }
+    row |= {f"{kind} images/s": value for kind, value in speed.items()}
+    if "encoder" in speed and "step" in speed:
+        row["step / encoder"] = speed["step"] / speed["encoder"]
+    if "public" in speed and "step" in speed:
+        row["step / public"] = speed["step"] / speed["public"]
+    return row
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--encoders", nargs="+", default=["resnet18", "resnet20"])
+    parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--augment", default="simaug")
+    parser.add_argument("--steps", type=int, default=4, help="in a block")
+    parser.add_argument("--turns", type=int, default=3, help="blocks of each kind")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=list(KINDS))
+    parser.add_argument("--out", type=Path, default=Path("results/bench_throughput.csv"))
+    given = parser.parse_args()
+    runtime = Runtime(device=given.device, precision=given.precision, compile=False)
+    rows = [measure(encoder, given, runtime) for encoder in given.encoders]
+    print_table(rows)
+    store(given.out, rows, provenance(runtime.device, "python " + " ".join(sys.argv)))
+
+
+if __name__ == "__main__":
+    main()
