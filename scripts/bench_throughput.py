@@ -37,7 +37,7 @@ from tcl_train import config as configs
 from tcl_train.compose import compose_run
 from tcl_train.data.dataset import DataSet, Split
 from tcl_train.data.images import ArrayImages
-from tcl_train.losses import dense
+from tcl_train.losses.pair_loss import dense_pairs
 from tcl_train.runtime import Runtime, available_cpus
 from tcl_train.train import build_trainer
 
@@ -152,7 +152,7 @@ def public_step(words: list[str], data: DataSet, runtime: Runtime) -> Block:
 
 def public_supcon(z_ND: torch.Tensor, y_N: torch.Tensor, tau: float = 0.1) -> torch.Tensor:
     """SupCon over the whole similarity matrix."""
-    sim_NM, positive_NM, _ = dense.pairs(z_ND, y_N)
+    sim_NM, positive_NM, _ = dense_pairs(z_ND, y_N)
     logit_NM = sim_NM / tau
     logit_NM = logit_NM - logit_NM.max(1, keepdim=True).values.detach()
     other_NM = 1 - torch.eye(len(y_N), device=z_ND.device)

@@ -16,7 +16,6 @@ from tcl_train.engine.meter import Meter
 from tcl_train.engine.optimizers import Optimizer
 from tcl_train.engine.schedule import Schedule
 from tcl_train.errors import Interrupted, TrainingError
-from tcl_train.methods.diagnostics import embedding_statistics
 from tcl_train.methods.method import Method, Step
 from tcl_train.randomness import generator
 from tcl_train.runtime import Runtime, Signals
@@ -103,8 +102,7 @@ class Trainer:
 
     def measure(self, step: Step) -> dict[str, float]:
         """The scalars of a logging step: the one place where the loop waits for the device."""
-        values = {"loss": step.loss.detach(), "chance_level": self.method.chance_level(step)}
-        values |= embedding_statistics(step.rows_ND, step.labels_N)
+        values = {"loss": step.loss.detach(), **self.method.diagnostics(step)}
         numbers = torch.stack([value.double().cpu() for value in values.values()]).tolist()
         scalars = dict(zip(values, numbers, strict=True))
         self.check_finite(step)

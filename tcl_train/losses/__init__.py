@@ -8,17 +8,34 @@ dimensions.
 """
 
 from tcl_train.losses.cross_entropy import CrossEntropy, cross_entropy_loss
+from tcl_train.losses.hard import HardContrastive, hard_contrastive_loss
+from tcl_train.losses.npairs import NPairs, npairs_loss
 from tcl_train.losses.ntxent import NTXent, ntxent_loss
+from tcl_train.losses.pair_loss import PairLoss
+from tcl_train.losses.response import GradientResponse, gradient_response
+from tcl_train.losses.simple import SimpleContrastive, simple_contrastive_loss
 from tcl_train.losses.supcon import SupCon, supcon_loss
 from tcl_train.losses.tcl import TCL, tcl_loss
+from tcl_train.losses.triplet import Triplet, triplet_loss
 
 __all__ = [
     "TCL",
     "CrossEntropy",
+    "GradientResponse",
+    "HardContrastive",
+    "NPairs",
     "NTXent",
+    "PairLoss",
+    "SimpleContrastive",
     "SupCon",
+    "Triplet",
     "cross_entropy_loss",
+    "gradient_response",
+    "hard_contrastive_loss",
+    "npairs_loss",
     "ntxent_loss",
+    "simple_contrastive_loss",
     "supcon_loss",
     "tcl_loss",
+    "triplet_loss",
 ]

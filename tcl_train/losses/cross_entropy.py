@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tcl_train import checks
-from tcl_train.losses.inputs import check_rows
+from tcl_train.losses.pair_loss import check_rows
 
 
 def cross_entropy_loss(logit_NK: Tensor, y_N: Tensor, *, label_smoothing: float = 0.0) -> Tensor:

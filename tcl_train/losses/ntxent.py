@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from tcl_train import checks
-from tcl_train.losses.inputs import check_rows
-from tcl_train.losses.supcon import supcon_loss
+from tcl_train.losses.supcon import SupCon, supcon_loss
 
 
 def ntxent_loss(z_ND: Tensor, y_N: Tensor, *, tau: float) -> Tensor:
@@ -26,19 +24,20 @@ def ntxent_loss(z_ND: Tensor, y_N: Tensor, *, tau: float) -> Tensor:
         z_ND: embeddings, any float dtype; rows are normalised here.
         y_N: int64; the views of one image share a value.
         tau: temperature, > 0.
+
+    Returns:
+        A scalar, float64 for float64 input and float32 otherwise.
     """
     return supcon_loss(z_ND, y_N, tau=tau, form="out")
 
 
-class NTXent(nn.Module):
+class NTXent(SupCon):
     """:func:`ntxent_loss` with a checked temperature: tau > 0."""
 
     def __init__(self, tau: float = 0.5) -> None:
-        super().__init__()
-        self.tau = checks.number("tau", tau, above=0)
+        super().__init__(tau, form="out")
 
-    def forward(self, z_ND: Tensor, y_N: Tensor) -> Tensor:
-        check_rows(z_ND, y_N)
+    def value(self, z_ND: Tensor, y_N: Tensor) -> Tensor:
         return ntxent_loss(z_ND, y_N, tau=self.tau)
 
     def extra_repr(self) -> str:

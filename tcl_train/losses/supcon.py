@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from tcl_train import checks
-from tcl_train.losses import dense
-from tcl_train.losses.inputs import check_rows
+from tcl_train.losses.blockwise import Weights
+from tcl_train.losses.pair_loss import (
+    PairLoss,
+    masked_logsumexp,
+    masked_mean,
+    mean_over_anchors,
+    mean_positive_similarity,
+    sort_rows,
+    unit,
+)
+from tcl_train.losses.softmax import log_sum
 
 FORMS = ("out", "in")
 
@@ -31,23 +40,20 @@ def supcon_loss(z_ND: Tensor, y_N: Tensor, *, tau: float, form: str = "out") -> 
         y_N: int64; equal values are positives of each other.
         tau: temperature, > 0.
         form: "out" or "in".
+
+    Returns:
+        A scalar, float64 for float64 input and float32 otherwise.
     """
-    sim_NM, positive_NM, negative_NM = dense.pairs(z_ND, y_N)
-    logit_NM = sim_NM / tau
-    other_NM = positive_NM | negative_NM
-    log_denominator_N = logit_NM.masked_fill(~other_NM, dense.MINUS_INFINITY).logsumexp(1)
+    rows = sort_rows(unit(z_ND), y_N)
+    log_d_N = log_sum(rows, Weights(tau))
     if form == "out":
-        pull_N = dense.mean_over_positives(logit_NM, positive_NM)
+        pull_N = mean_positive_similarity(rows) / tau
     else:
-        # An anchor without positives would be log 0; its row is left out of the mean below.
-        has_N = positive_NM.any(1, keepdim=True)
-        kept_NM = positive_NM | ~has_N
-        count_N = positive_NM.sum(1).clamp(min=1)
-        pull_N = logit_NM.masked_fill(~kept_NM, dense.MINUS_INFINITY).logsumexp(1) - count_N.log()
-    return dense.mean_over_anchors(log_denominator_N - pull_N, positive_NM)
+        pull_N = log_sum(rows, Weights(tau, negative=0.0)) - rows.count_N.clamp(min=1).log()
+    return mean_over_anchors(log_d_N - pull_N, rows.count_N)
 
 
-class SupCon(nn.Module):
+class SupCon(PairLoss):
     """:func:`supcon_loss` with checked hyper-parameters: tau > 0, form "out" or "in"."""
 
     def __init__(self, tau: float = 0.1, form: str = "out") -> None:
@@ -55,9 +61,16 @@ class SupCon(nn.Module):
         self.tau = checks.number("tau", tau, above=0)
         self.form = checks.one_of("form", form, FORMS)
 
-    def forward(self, z_ND: Tensor, y_N: Tensor) -> Tensor:
-        check_rows(z_ND, y_N)
+    def value(self, z_ND: Tensor, y_N: Tensor) -> Tensor:
         return supcon_loss(z_ND, y_N, tau=self.tau, form=self.form)
+
+    def anchor_losses(self, sim_NM: Tensor, positive_NM: Tensor, negative_NM: Tensor) -> Tensor:
+        logit_NM = sim_NM / self.tau
+        log_d_N = masked_logsumexp(logit_NM, positive_NM | negative_NM)
+        if self.form == "out":
+            return log_d_N - masked_mean(logit_NM, positive_NM)
+        count_N = positive_NM.sum(1).to(sim_NM.dtype)
+        return log_d_N - masked_logsumexp(logit_NM, positive_NM) + count_N.log()
 
     def extra_repr(self) -> str:
         return f"tau={self.tau:g}, form={self.form!r}"

@@ -5,11 +5,20 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tcl_train import checks
-from tcl_train.losses import dense
-from tcl_train.losses.inputs import check_rows
+from tcl_train.losses.blockwise import Weights
+from tcl_train.losses.pair_loss import (
+    PairLoss,
+    masked_logsumexp,
+    masked_mean,
+    mean_over_anchors,
+    mean_positive_similarity,
+    sort_rows,
+    unit,
+)
+from tcl_train.losses.softmax import log_sum
 
 
 def tcl_loss(z_ND: Tensor, y_N: Tensor, *, tau: float, k1: float, k2: float) -> Tensor:
@@ -27,9 +36,8 @@ def tcl_loss(z_ND: Tensor, y_N: Tensor, *, tau: float, k1: float, k2: float) -> 
     k1 = 0, k2 = 1 is SupCon's L_out. The k1 term carries no temperature, which is why useful
     values of k1 are large: at tau = 0.1 an easy positive weighs e^10 = 22,026.
 
-    Source: Animesh and Chandraker 2023. Unlike the authors' code, D_i is a log-sum-exp with
-    log k1 - s_ip and log k2 + s_in/tau among its logits, so that nothing overflows, and anchors
-    without positives are left out instead of giving NaN.
+    Source: Animesh and Chandraker 2023. Unlike the authors' code this cannot overflow, and
+    anchors without positives are left out of the mean instead of giving NaN.
 
     Args:
         z_ND: embeddings, any float dtype; rows are normalised here.
@@ -37,20 +45,17 @@ def tcl_loss(z_ND: Tensor, y_N: Tensor, *, tau: float, k1: float, k2: float) -> 
         tau: temperature, > 0.
         k1: weight of the positives' extra term, >= 0.
         k2: weight of the negatives, > 0.
+
+    Returns:
+        A scalar, float64 for float64 input and float32 otherwise.
     """
-    sim_NM, positive_NM, negative_NM = dense.pairs(z_ND, y_N)
-    logit_NM = sim_NM / tau
-    pull_N = dense.mean_over_positives(logit_NM, positive_NM)
-    attraction_NM = logit_NM + (math.log(k2) * negative_NM)
-    terms = [attraction_NM.masked_fill(~(positive_NM | negative_NM), dense.MINUS_INFINITY)]
-    if k1 > 0:
-        extra_NM = math.log(k1) - sim_NM
-        terms.append(extra_NM.masked_fill(~positive_NM, dense.MINUS_INFINITY))
-    log_denominator_N = torch.cat(terms, 1).logsumexp(1)
-    return dense.mean_over_anchors(log_denominator_N - pull_N, positive_NM)
+    rows = sort_rows(unit(z_ND), y_N)
+    log_d_N = log_sum(rows, Weights(tau, k1=k1, negative=k2))
+    pull_N = mean_positive_similarity(rows) / tau
+    return mean_over_anchors(log_d_N - pull_N, rows.count_N)
 
 
-class TCL(nn.Module):
+class TCL(PairLoss):
     """:func:`tcl_loss` with checked hyper-parameters: tau > 0, k1 >= 0, k2 > 0."""
 
     def __init__(self, tau: float = 0.1, k1: float = 5000.0, k2: float = 1.0) -> None:
@@ -59,9 +64,19 @@ class TCL(nn.Module):
         self.k1 = checks.number("k1", k1, at_least=0)
         self.k2 = checks.number("k2", k2, above=0)
 
-    def forward(self, z_ND: Tensor, y_N: Tensor) -> Tensor:
-        check_rows(z_ND, y_N)
+    def value(self, z_ND: Tensor, y_N: Tensor) -> Tensor:
         return tcl_loss(z_ND, y_N, tau=self.tau, k1=self.k1, k2=self.k2)
+
+    def anchor_losses(self, sim_NM: Tensor, positive_NM: Tensor, negative_NM: Tensor) -> Tensor:
+        logit_NM = sim_NM / self.tau
+        terms = [
+            masked_logsumexp(logit_NM, positive_NM),
+            masked_logsumexp(math.log(self.k2) + logit_NM, negative_NM),
+        ]
+        if self.k1 > 0:
+            terms.append(masked_logsumexp(math.log(self.k1) - sim_NM, positive_NM))
+        log_d_N = torch.stack(terms).logsumexp(0)
+        return log_d_N - masked_mean(logit_NM, positive_NM)
 
     def extra_repr(self) -> str:
         return f"tau={self.tau:g}, k1={self.k1:g}, k2={self.k2:g}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from tcl_train.losses import PairLoss, gradient_response
 from tcl_train.methods.method import Method, Step, labels_of_views
 from tcl_train.models.encoder import Encoder
 
@@ -17,7 +18,7 @@ class Contrastive(Method):
         *,
         encoder: Encoder,
         projector: nn.Module,
-        loss: nn.Module,
+        loss: PairLoss,
         num_classes: int,  # noqa: ARG002 - every method is told
     ) -> None:
         super().__init__()
@@ -33,3 +34,12 @@ class Contrastive(Method):
         """The loss of the same batch with all embeddings equal; ln(N - 1) for SupCon."""
         same_N1 = torch.ones(len(step.labels_N), 1, device=step.labels_N.device)
         return self.loss(same_N1, step.labels_N)
+
+    def diagnostics(self, step: Step) -> dict[str, Tensor]:
+        """Also how strongly the loss answers to positives and to negatives."""
+        response = gradient_response(self.loss, step.rows_ND.detach(), step.labels_N)
+        return {
+            **super().diagnostics(step),
+            "gradient_from_positives": response.positive,
+            "gradient_from_negatives": response.negative,
+        }

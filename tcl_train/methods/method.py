@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from tcl_train.methods.diagnostics import embedding_statistics
 from tcl_train.models.encoder import Encoder
 
 
@@ -40,6 +41,13 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def chance_level(self, step: Step) -> Tensor:
         """The loss of a model that tells nothing apart."""
+
+    def diagnostics(self, step: Step) -> dict[str, Tensor]:
+        """Scalars that are logged beside the loss."""
+        return {
+            "chance_level": self.chance_level(step),
+            **embedding_statistics(step.rows_ND, step.labels_N),
+        }
 
 
 def labels_of_views(labels_B: Tensor, rows: int) -> Tensor:

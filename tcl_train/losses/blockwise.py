@@ -1,0 +1,355 @@
+"""The engine below the softmax losses: log-sum-exp over all pairs of rows, block by block.
+
+For anchors i and candidates j, with s_ij = a_i . b_j and labels that say which pairs are positives,
+
+    D_i = w_p sum_{p in P(i)} e^{s_ip/tau} + k1 sum_{p in P(i)} e^{-s_ip}
+          + w_n sum_{n in N(i)} e^{s_in/tau}
+
+The N x N matrix is never held. The forward pass accumulates D block by block; the backward pass
+makes each block again and takes the gradient in closed form,
+
+    d log D_i / d s_ip = (w_p e^{s_ip/tau} / tau - k1 e^{-s_ip}) / D_i
+    d log D_i / d s_in =  w_n e^{s_in/tau} / (tau D_i)
+
+so that memory grows linearly with the rows. There are two of it:
+
+- among the rows of one batch, S is symmetric: half the blocks serve both sides, and since rows are
+  sorted by label most blocks hold no positive pair and need no mask;
+- anchors against any candidates (rows gathered from other processes, a memory queue), with a
+  running maximum, for any temperature and rows of any length.
+
+N: anchors; M: candidates; D: embedding dimensions; I, J: rows and columns of a block.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+class Weights(NamedTuple):
+    """What the terms of D are multiplied with, each >= 0, and the temperature."""
+
+    tau: float
+    positive: float = 1.0
+    k1: float = 0.0
+    negative: float = 1.0
+
+
+class Tile(NamedTuple):
+    """The largest block: rows x columns."""
+
+    rows: int
+    columns: int
+
+
+# Blocks that stay in the second-level cache of a CPU core, and that fill a GPU.
+TILES = {"cpu": Tile(256, 1024), "cuda": Tile(2048, 8192)}
+
+# e^{s/tau} of unit rows stays in range, sums over a million rows included, up to this 1/tau.
+LARGEST_INVERSE_TAU = {torch.float32: 60.0, torch.float64: 600.0}
+
+
+def tile_for(device: torch.device) -> Tile:
+    return TILES.get(device.type, TILES["cuda"])
+
+
+# ------------------------------------------------------------------ one batch against itself
+
+
+def unit_rows_fit(dtype: torch.dtype, tau: float) -> bool:
+    """Whether :func:`log_denominator` can take unit rows at this temperature."""
+    return 1 / tau <= LARGEST_INVERSE_TAU[dtype]
+
+
+@torch.compiler.disable
+def log_denominator(
+    z_ND: Tensor, group_N: Tensor, weights: Weights, tile: Tile | None = None
+) -> Tensor:
+    """log D of each row against all others, (N,); -inf where there is nothing to sum.
+
+    Args:
+        z_ND: unit rows, float32 or float64, sorted by group.
+        group_N: int64, ascending; rows with one value are positives of each other.
+        weights: with a temperature for which :func:`unit_rows_fit`.
+        tile: the largest block; None chooses for the device.
+    """
+    with torch.autocast(z_ND.device.type, enabled=False):
+        return _Symmetric.apply(z_ND, group_N, weights, tile or tile_for(z_ND.device))
+
+
+class _Block(NamedTuple):
+    """Rows [i, i_end) against columns [j, j_end); mixed: with positives or the rows themselves."""
+
+    i: int
+    i_end: int
+    j: int
+    j_end: int
+    mixed: bool
+
+
+def _blocks(group_N: Tensor, tile: Tile) -> Iterator[_Block]:
+    """The blocks on and above the diagonal; the first of each row of blocks is on it."""
+    n = len(group_N)
+    # Reading labels would make the host wait for a GPU; there, every block is masked.
+    ends = _group_ends(group_N) if group_N.device.type == "cpu" else None
+    i = 0
+    while i < n:
+        i_end = min(i + tile.rows, n)
+        mixed_end = n
+        if ends is not None:
+            mixed_end = ends[i_end - 1]
+            if mixed_end > i_end and ends[i] < i_end:  # cut between groups rather than in one
+                i_end = max(end for end in set(ends[i:i_end]) if end <= i_end)
+                mixed_end = i_end
+        yield _Block(i, i_end, i, i_end, True)
+        for j in range(i_end, n, tile.columns):
+            yield _Block(i, i_end, j, min(j + tile.columns, n), j < mixed_end)
+        i = i_end
+
+
+def _group_ends(group_N: Tensor) -> list[int]:
+    """For each row, where its group ends."""
+    _, size_K = torch.unique_consecutive(group_N, return_counts=True)
+    return size_K.cumsum(0).repeat_interleave(size_K).tolist()
+
+
+class _Symmetric(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, z_ND: Tensor, group_N: Tensor, weights: Weights, tile: Tile) -> Tensor:
+        scaled_ND = z_ND / weights.tau
+        d_N = z_ND.new_zeros(len(z_ND))
+        buffer = z_ND.new_empty(tile.rows * max(tile.rows, tile.columns))
+        for block in _blocks(group_N, tile):
+            i, i_end, j, j_end, mixed = block
+            e_IJ = _product(scaled_ND[i:i_end], z_ND[j:j_end], buffer)
+            if mixed:
+                e_IJ = _terms(e_IJ, block, group_N, weights)
+            else:
+                e_IJ.exp_()
+            scale = 1.0 if mixed else weights.negative
+            d_N[i:i_end].add_(e_IJ.sum(1), alpha=scale)
+            if j != i:
+                d_N[j:j_end].add_(e_IJ.sum(0), alpha=scale)
+        ctx.save_for_backward(z_ND, group_N, d_N)
+        ctx.weights, ctx.tile = weights, tile
+        return d_N.log()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient_N: Tensor) -> tuple[Tensor, None, None, None]:
+        z_ND, group_N, d_N = ctx.saved_tensors
+        weights, tile = ctx.weights, ctx.tile
+        scaled_ND = z_ND / weights.tau
+        # An empty sum has no gradient; 0 / 0 would be NaN.
+        a_N = torch.where(d_N == 0, 0, gradient_N / d_N)
+        d_z_ND = torch.zeros_like(z_ND)
+        buffer = z_ND.new_empty(tile.rows * max(tile.rows, tile.columns))
+        pair_buffer = torch.empty_like(buffer)
+        with torch.autocast(z_ND.device.type, enabled=False):
+            for block in _blocks(group_N, tile):
+                i, i_end, j, j_end, mixed = block
+                h_IJ = _product(scaled_ND[i:i_end], z_ND[j:j_end], buffer)
+                a_I, a_J = a_N[i:i_end], a_N[j:j_end]
+                if mixed:
+                    h_IJ = _slopes(h_IJ, block, group_N, weights)
+                else:
+                    h_IJ.exp_()
+                    a_I, a_J = (a * (weights.negative / weights.tau) for a in (a_I, a_J))
+                # s_ij is in D_i and in D_j.
+                both_IJ = pair_buffer[: h_IJ.numel()].view(h_IJ.shape)
+                torch.add(a_I[:, None], a_J, out=both_IJ)
+                h_IJ.mul_(both_IJ)
+                d_z_ND[i:i_end].addmm_(h_IJ, z_ND[j:j_end])
+                if j != i:
+                    d_z_ND[j:j_end].addmm_(h_IJ.T, z_ND[i:i_end])
+        return d_z_ND, None, None, None
+
+
+def _product(a_ID: Tensor, b_JD: Tensor, buffer: Tensor) -> Tensor:
+    """a @ b.T in the buffer's memory."""
+    out_IJ = buffer[: len(a_ID) * len(b_JD)].view(len(a_ID), len(b_JD))
+    return torch.mm(a_ID, b_JD.T, out=out_IJ)
+
+
+def _masks(block: _Block, group_N: Tensor) -> Tensor:
+    """Which pairs are positives; a row and itself are none."""
+    i, i_end, j, j_end, _ = block
+    positive_IJ = group_N[i:i_end, None] == group_N[j:j_end]
+    if i == j:
+        positive_IJ.fill_diagonal_(False)
+    return positive_IJ
+
+
+def _choose(mask_IJ: Tensor, yes: float, no: float, like_IJ: Tensor) -> Tensor:
+    """torch.where of two numbers would be float32 whatever the rest is."""
+    return torch.full_like(like_IJ, no).masked_fill_(mask_IJ, yes)
+
+
+def _terms(logit_IJ: Tensor, block: _Block, group_N: Tensor, weights: Weights) -> Tensor:
+    """The terms of D of a block with positives, from s/tau."""
+    positive_IJ = _masks(block, group_N)
+    e_IJ = logit_IJ.exp()
+    if weights.positive != 1 or weights.negative != 1:
+        e_IJ.mul_(_choose(positive_IJ, weights.positive, weights.negative, e_IJ))
+    if weights.k1:
+        e_IJ.add_(logit_IJ.mul_(-weights.tau).exp_().mul_(positive_IJ), alpha=weights.k1)
+    if block.i == block.j:
+        e_IJ.fill_diagonal_(0)
+    return e_IJ
+
+
+def _slopes(logit_IJ: Tensor, block: _Block, group_N: Tensor, weights: Weights) -> Tensor:
+    """The derivatives of the terms by s."""
+    positive_IJ = _masks(block, group_N)
+    e_IJ = logit_IJ.exp()
+    tau = weights.tau
+    e_IJ.mul_(_choose(positive_IJ, weights.positive / tau, weights.negative / tau, e_IJ))
+    if weights.k1:
+        e_IJ.sub_(logit_IJ.mul_(-weights.tau).exp_().mul_(positive_IJ), alpha=weights.k1)
+    if block.i == block.j:
+        e_IJ.fill_diagonal_(0)
+    return e_IJ
+
+
+# ------------------------------------------------------------------ anchors against candidates
+
+
+@torch.compiler.disable
+def log_denominator_of(
+    anchor_ND: Tensor,
+    candidate_MD: Tensor,
+    positive_N: Tensor,
+    positive_M: Tensor,
+    weights: Weights,
+    *,
+    own_N: Tensor | None = None,
+    floor_N: Tensor | None = None,
+    tile: Tile | None = None,
+) -> Tensor:
+    """log D of each anchor against candidates, (N,); -inf where there is nothing to sum.
+
+    Args:
+        anchor_ND, candidate_MD: rows of any length, float32 or float64.
+        positive_N, positive_M: int64; a pair with equal values is a positive pair.
+        weights: any temperature > 0.
+        own_N: the place of each anchor among the candidates, which is left out; -1 where it is
+            not among them; None where no anchor is.
+        floor_N: negatives with a smaller similarity than this are left out.
+        tile: the largest block; None chooses for the device.
+    """
+    if own_N is None:
+        own_N = torch.full_like(positive_N, -1)
+    if floor_N is None:
+        floor_N = anchor_ND.new_full((len(anchor_ND),), -math.inf)
+    with torch.autocast(anchor_ND.device.type, enabled=False):
+        return _Rectangular.apply(
+            anchor_ND,
+            candidate_MD,
+            positive_N,
+            positive_M,
+            own_N,
+            floor_N,
+            weights,
+            tile or tile_for(anchor_ND.device),
+        )
+
+
+class _Logits(NamedTuple):
+    """The logarithms of the terms of D in a block; -inf where there is none."""
+
+    attraction_IJ: Tensor
+    extra_IJ: Tensor | None  # of the k1 terms
+
+
+def _logits(
+    a_ID: Tensor,
+    b_JD: Tensor,
+    labels: tuple[Tensor, Tensor],
+    own_I: Tensor,
+    floor_I: Tensor,
+    j: int,
+    weights: Weights,
+) -> _Logits:
+    sim_IJ = a_ID @ b_JD.T
+    positive_IJ = labels[0][:, None] == labels[1]
+    place_J = torch.arange(j, j + len(b_JD), device=sim_IJ.device)
+    left_out_IJ = own_I[:, None] == place_J
+    extra_IJ = None
+    if weights.k1:
+        extra_IJ = (math.log(weights.k1) - sim_IJ).masked_fill_(
+            ~positive_IJ | left_out_IJ, -math.inf
+        )
+    left_out_IJ |= ~positive_IJ & (sim_IJ < floor_I[:, None])
+    log_weights = (_log(weights.positive), _log(weights.negative))
+    log_weight_IJ = _choose(positive_IJ, *log_weights, sim_IJ)
+    attraction_IJ = sim_IJ.div_(weights.tau).add_(log_weight_IJ)
+    return _Logits(attraction_IJ.masked_fill_(left_out_IJ, -math.inf), extra_IJ)
+
+
+def _log(weight: float) -> float:
+    return math.log(weight) if weight else -math.inf
+
+
+class _Rectangular(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        a_ND: Tensor,
+        b_MD: Tensor,
+        label_N: Tensor,
+        label_M: Tensor,
+        own_N: Tensor,
+        floor_N: Tensor,
+        weights: Weights,
+        tile: Tile,
+    ) -> Tensor:
+        parts = []
+        for i in range(0, len(a_ND), tile.rows):
+            rows = slice(i, i + tile.rows)
+            log_d_I = a_ND.new_full((len(a_ND[rows]),), -math.inf)
+            for j in range(0, len(b_MD), tile.columns):
+                columns = slice(j, j + tile.columns)
+                labels = (label_N[rows], label_M[columns])
+                logits = _logits(
+                    a_ND[rows], b_MD[columns], labels, own_N[rows], floor_N[rows], j, weights
+                )
+                log_d_I = torch.logaddexp(log_d_I, logits.attraction_IJ.logsumexp(1))
+                if logits.extra_IJ is not None:
+                    log_d_I = torch.logaddexp(log_d_I, logits.extra_IJ.logsumexp(1))
+            parts.append(log_d_I)
+        log_d_N = torch.cat(parts)
+        ctx.save_for_backward(a_ND, b_MD, label_N, label_M, own_N, floor_N, log_d_N)
+        ctx.weights, ctx.tile = weights, tile
+        return log_d_N
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient_N: Tensor) -> tuple[Tensor | None, ...]:
+        a_ND, b_MD, label_N, label_M, own_N, floor_N, log_d_N = ctx.saved_tensors
+        weights, tile = ctx.weights, ctx.tile
+        d_a_ND, d_b_MD = torch.zeros_like(a_ND), torch.zeros_like(b_MD)
+        # -inf minus -inf would be NaN; an empty sum has no gradient.
+        log_d_N = torch.where(log_d_N == -math.inf, math.inf, log_d_N)
+        with torch.autocast(a_ND.device.type, enabled=False):
+            for i in range(0, len(a_ND), tile.rows):
+                rows = slice(i, i + tile.rows)
+                for j in range(0, len(b_MD), tile.columns):
+                    columns = slice(j, j + tile.columns)
+                    labels = (label_N[rows], label_M[columns])
+                    logits = _logits(
+                        a_ND[rows], b_MD[columns], labels, own_N[rows], floor_N[rows], j, weights
+                    )
+                    log_d_I1 = log_d_N[rows, None]
+                    h_IJ = (logits.attraction_IJ - log_d_I1).exp_().div_(weights.tau)
+                    if logits.extra_IJ is not None:
+                        h_IJ -= (logits.extra_IJ - log_d_I1).exp_()
+                    h_IJ *= gradient_N[rows, None]
+                    d_a_ND[rows].addmm_(h_IJ, b_MD[columns])
+                    d_b_MD[columns].addmm_(h_IJ.T, a_ND[rows])
+        return d_a_ND, d_b_MD, None, None, None, None, None, None

@@ -1,0 +1,70 @@
+"""The hard contrastive loss."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from tcl_train import checks
+from tcl_train.losses.blockwise import Weights
+from tcl_train.losses.negatives import floor_of, negative_floor
+from tcl_train.losses.pair_loss import (
+    PairLoss,
+    masked_logsumexp,
+    masked_mean,
+    mean_over_anchors,
+    mean_positive_similarity,
+    sort_rows,
+    unit,
+)
+from tcl_train.losses.softmax import log_sum
+
+
+def hard_contrastive_loss(z_ND: Tensor, y_N: Tensor, *, tau: float, alpha: float) -> Tensor:
+    """NT-Xent against the hardest negatives only.
+
+    With unit rows, s_ij = z_i . z_j, and H(i) the share `alpha` of the negatives of row i with the
+    largest similarity (at least one):
+
+        l_i = -log( e^{s_ij(i)/tau} / ( e^{s_ij(i)/tau} + sum_{n in H(i)} e^{s_in/tau} ) )
+
+    and the loss is the mean of l_i over the anchors that have a positive; 0 if none has. With more
+    than one positive all are in the denominator and l_i is averaged over them. The cut itself is
+    not differentiated.
+
+    Source: Wang and Liu 2021, equation 8.
+
+    Args:
+        z_ND: embeddings, any float dtype; rows are normalised here.
+        y_N: int64; equal values are positives of each other.
+        tau: temperature, > 0.
+        alpha: share of the negatives that is kept, in (0, 1).
+
+    Returns:
+        A scalar, float64 for float64 input and float32 otherwise.
+    """
+    rows = sort_rows(unit(z_ND), y_N)
+    log_d_N = log_sum(rows, Weights(tau), floor_N=negative_floor(rows, alpha))
+    pull_N = mean_positive_similarity(rows) / tau
+    return mean_over_anchors(log_d_N - pull_N, rows.count_N)
+
+
+class HardContrastive(PairLoss):
+    """:func:`hard_contrastive_loss` with checked hyper-parameters: tau > 0, 0 < alpha < 1."""
+
+    def __init__(self, tau: float = 0.5, alpha: float = 0.1) -> None:
+        super().__init__()
+        self.tau = checks.number("tau", tau, above=0)
+        self.alpha = checks.number("alpha", alpha, above=0, below=1)
+
+    def value(self, z_ND: Tensor, y_N: Tensor) -> Tensor:
+        return hard_contrastive_loss(z_ND, y_N, tau=self.tau, alpha=self.alpha)
+
+    def anchor_losses(self, sim_NM: Tensor, positive_NM: Tensor, negative_NM: Tensor) -> Tensor:
+        floor_N = floor_of(sim_NM.detach(), negative_NM, self.alpha)
+        hard_NM = negative_NM & (sim_NM >= floor_N[:, None])
+        logit_NM = sim_NM / self.tau
+        log_d_N = masked_logsumexp(logit_NM, positive_NM | hard_NM)
+        return log_d_N - masked_mean(logit_NM, positive_NM)
+
+    def extra_repr(self) -> str:
+        return f"tau={self.tau:g}, alpha={self.alpha:g}"

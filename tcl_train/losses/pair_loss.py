@@ -1,0 +1,143 @@
+"""What every loss over pairs of rows has in common.
+
+N, M: rows of the batch; D: embedding dimensions.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+SMALLEST_NORM = 1e-12
+
+
+class PairLoss(nn.Module, ABC):
+    """A loss over the rows of a batch, `loss(z_ND, y_N)`.
+
+    unit_rows: whether rows are normalised, so that similarities are cosines.
+    """
+
+    unit_rows = True
+
+    def forward(self, z_ND: Tensor, y_N: Tensor) -> Tensor:
+        check_rows(z_ND, y_N)
+        return self.value(z_ND, y_N)
+
+    @abstractmethod
+    def value(self, z_ND: Tensor, y_N: Tensor) -> Tensor:
+        """The loss of checked inputs."""
+
+    @abstractmethod
+    def anchor_losses(self, sim_NM: Tensor, positive_NM: Tensor, negative_NM: Tensor) -> Tensor:
+        """The equation itself, l_i for each row of a dense matrix of similarities: for reading, for
+        tests, and for :func:`tcl_train.losses.gradient_response`. Rows without a positive may be
+        anything; they do not count."""
+
+
+def check_rows(z_ND: Tensor, y_N: Tensor, *, at_least: int = 2) -> None:
+    """Raises TypeError or ValueError that names the argument, what it is, and what is right."""
+    if z_ND.ndim != 2:
+        raise ValueError(f"z must have shape (N, D), got {tuple(z_ND.shape)}")
+    if not z_ND.is_floating_point():
+        raise TypeError(f"z must have a floating-point dtype, got {z_ND.dtype}")
+    if y_N.ndim != 1 or y_N.shape[0] != z_ND.shape[0]:
+        raise ValueError(
+            f"y must have shape (N,) with the N of z, here ({z_ND.shape[0]},), "
+            f"got {tuple(y_N.shape)}"
+        )
+    if y_N.is_floating_point() or y_N.is_complex() or y_N.dtype == torch.bool:
+        raise TypeError(f"y must have an integer dtype (int64), got {y_N.dtype}")
+    if z_ND.shape[0] < at_least:
+        raise ValueError(f"z must have at least {at_least} rows, got {z_ND.shape[0]}")
+
+
+def wide(z_ND: Tensor) -> Tensor:
+    """float64 stays; all else becomes float32. Half precision loses the difference between
+    embeddings that are close, which is what these losses are about."""
+    return z_ND if z_ND.dtype == torch.float64 else z_ND.float()
+
+
+def unit(z_ND: Tensor) -> Tensor:
+    """Rows of length 1, in float32 or better. A zero row stays zero and gets no gradient, where a
+    division by a small number would give one that half precision cannot hold."""
+    z_ND = wide(z_ND)
+    norm_N1 = z_ND.norm(dim=1, keepdim=True)
+    is_zero_N1 = norm_N1 <= SMALLEST_NORM  # false for NaN, which must stay NaN
+    return torch.where(is_zero_N1, 0, z_ND / norm_N1.masked_fill(is_zero_N1, 1))
+
+
+def similarities(a_ND: Tensor, b_MD: Tensor) -> Tensor:
+    """Products of all rows of a with all rows of b (N, M), in their own precision whatever autocast
+    says."""
+    with torch.autocast(a_ND.device.type, enabled=False):
+        return a_ND @ b_MD.T
+
+
+class SortedRows(NamedTuple):
+    """A batch in the order of its labels; the mean over anchors does not depend on the order.
+
+    group_N: ascending, a value a label. count_N: positives of each row, as a float.
+    """
+
+    z_ND: Tensor
+    group_N: Tensor
+    count_N: Tensor
+
+
+def sort_rows(z_ND: Tensor, y_N: Tensor) -> SortedRows:
+    y_N, order_N = y_N.sort(stable=True)
+    starts_N = torch.zeros_like(y_N)
+    starts_N[1:] = y_N[1:] != y_N[:-1]
+    group_N = starts_N.cumsum(0)
+    size_K = z_ND.new_zeros(len(y_N)).index_add_(0, group_N, z_ND.new_ones(len(y_N)))
+    return SortedRows(z_ND[order_N], group_N, size_K[group_N] - 1)
+
+
+def mean_positive_similarity(rows: SortedRows) -> Tensor:
+    """Per row, the mean similarity with its positives, 0 without any. Taken from the sums over
+    groups, so the cost is linear in N:  sum_p s_ip = z_i . (sum of its group - z_i)."""
+    sum_KD = torch.zeros_like(rows.z_ND).index_add(0, rows.group_N, rows.z_ND)
+    others_ND = sum_KD[rows.group_N] - rows.z_ND
+    total_N = (rows.z_ND * others_ND).sum(1)
+    # Without positives what is left of the sum is rounding.
+    return torch.where(rows.count_N > 0, total_N / rows.count_N.clamp(min=1), 0 * total_N)
+
+
+def mean_over_anchors(loss_N: Tensor, count_N: Tensor) -> Tensor:
+    """The mean over the anchors that have a positive; 0, with gradient 0, where none has.
+
+    Anchors without positives are left out, neither counted as zeros nor divided by zero."""
+    has_N = count_N > 0
+    return torch.where(has_N, loss_N, 0).sum() / has_N.sum().clamp(min=1)
+
+
+# ------------------------------------------------------------------ dense, for equations
+
+
+class Pairs(NamedTuple):
+    """Similarities of all pairs of rows, and which pairs belong together."""
+
+    sim_NM: Tensor
+    positive_NM: Tensor  # same label, not the row itself
+    negative_NM: Tensor  # another label
+
+
+def dense_pairs(z_ND: Tensor, y_N: Tensor, *, unit_rows: bool = True) -> Pairs:
+    """The whole matrix at once."""
+    z_ND = unit(z_ND) if unit_rows else wide(z_ND)
+    same_NM = y_N[:, None] == y_N[None, :]
+    itself_NM = torch.eye(len(y_N), dtype=torch.bool, device=z_ND.device)
+    return Pairs(similarities(z_ND, z_ND), same_NM & ~itself_NM, ~same_NM)
+
+
+def masked_mean(value_NM: Tensor, mask_NM: Tensor) -> Tensor:
+    """Per row, the mean over the masked places; 0 where there are none."""
+    return torch.where(mask_NM, value_NM, 0).sum(1) / mask_NM.sum(1).clamp(min=1)
+
+
+def masked_logsumexp(value_NM: Tensor, mask_NM: Tensor) -> Tensor:
+    """Per row, log sum exp over the masked places."""
+    return value_NM.masked_fill(~mask_NM, float("-inf")).logsumexp(1)

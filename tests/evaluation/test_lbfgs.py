@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+
+from tcl_train.evaluation.features import Features, extract
+from tcl_train.evaluation.lbfgs import LBFGSProbe, Standardise, Weights, held_out_rows
+from tcl_train.evaluation.probe import ProbeInput
+
+
+@pytest.fixture
+def given(data, augment, encoder, runtime) -> ProbeInput:
+    return ProbeInput(
+        encoder=encoder,
+        train=extract(encoder, data.train, augment.normalize, runtime),
+        test=extract(encoder, data.test, augment.normalize, runtime),
+        train_split=data.train,
+        num_classes=3,
+        augment=augment,
+        runtime=runtime,
+        seed=1,
+        batch_size=32,
+    )
+
+
+@pytest.mark.parametrize("l2", [1e-1, 1e-3])
+def test_fit_finds_the_minimum_that_scikit_learn_finds(make_features, l2) -> None:
+    train = make_features(400)
+    probe = LBFGSProbe(max_iter=500, tolerance=0)
+    start = Weights(torch.zeros(5, 3), torch.zeros(3))
+    weights = probe.fit(train, l2, start)
+    # scikit-learn minimises C * sum of losses + |W|^2 / 2.
+    reference = LogisticRegression(C=1 / (l2 * 400), tol=1e-10, max_iter=10_000)
+    reference.fit(train.x_ND.double().numpy(), train.y_N.numpy())
+    expected = torch.from_numpy(reference.predict_proba(train.x_ND.double().numpy())).float()
+    got = weights.scores(train.x_ND).softmax(1)
+    torch.testing.assert_close(got, expected, atol=2e-3, rtol=0)
+    assert not start.w_DK.any()  # the start is left as it is
+
+
+def test_the_strongest_of_the_best_on_held_out_rows_is_chosen(make_features, monkeypatch) -> None:
+    """Fits are replaced: what matters here is which rows they get and which one is chosen."""
+    train = make_features(100)
+    good = Weights(torch.randn(5, 3), torch.zeros(3))
+    perfect_K = {0.1: 1.0, 0.01: 1.0, 0.001: 0.0}
+    fitted_on = []
+
+    def fit(self, part, l2, start):
+        fitted_on.append(part.x_ND)
+        return Weights(good.w_DK * perfect_K.get(l2, 0.0), good.b_K)
+
+    monkeypatch.setattr(LBFGSProbe, "fit", fit)
+    probe = LBFGSProbe(l2=(1e-3, 1.0, 0.1, 0.01), held_out=0.2)
+    # Labels that the weights of 0.1 and 0.01 predict without a mistake.
+    train = Features(train.x_ND, good.scores(train.x_ND).argmax(1))
+    held_N = held_out_rows(train.y_N, 0.2, seed=5)
+    l2, top1, _ = probe.choose(train, 3, seed=5)
+    assert (l2, top1) == (0.1, 100)
+    assert all(torch.equal(x_ND, train.x_ND[~held_N]) for x_ND in fitted_on)
+
+
+def test_the_search_stops_after_two_strengths_below_the_best(make_features, monkeypatch) -> None:
+    tried = []
+
+    def fit(self, part, l2, start):
+        tried.append(l2)
+        return start
+
+    monkeypatch.setattr(LBFGSProbe, "fit", fit)
+    LBFGSProbe(l2=(1.0, 0.1, 0.01, 0.001)).choose(make_features(50), 3, seed=0)
+    assert tried == [1.0, 0.1, 0.01]
+
+
+def test_the_test_split_decides_nothing(given) -> None:
+    """Other test labels give another accuracy and the same choice."""
+    probe = LBFGSProbe()
+    right = probe(given)
+    shuffled = Features(given.test.x_ND, (given.test.y_N + 1) % 3)
+    wrong = probe(ProbeInput(**{**vars(given), "test": shuffled}))
+    assert wrong.top1 < right.top1
+    assert wrong.protocol == right.protocol
+
+
+def test_probe_beats_chance_and_says_its_protocol(given) -> None:
+    result = LBFGSProbe()(given)
+    assert result.top1 > 60
+    assert result.top5 == 100
+    assert result.protocol["l2"] in LBFGSProbe().l2
+    assert "held out" in result.protocol["l2_chosen_by"]
+
+
+def test_standardise_gives_mean_0_and_deviation_1_and_survives_constants() -> None:
+    x_ND = torch.randn(100, 4) * 7 + 3
+    x_ND[:, 2] = 5
+    y_ND = Standardise(x_ND)(x_ND)
+    torch.testing.assert_close(y_ND.mean(0), torch.zeros(4), atol=1e-5, rtol=0)
+    torch.testing.assert_close(y_ND.std(0, correction=0), torch.tensor([1.0, 1, 0, 1]))
+
+
+@pytest.mark.parametrize("count", [2, 3, 10, 57, 500])
+def test_held_out_rows_are_an_even_share_of_each_class(count) -> None:
+    y_N = torch.arange(count) % 5
+    held_N = held_out_rows(y_N, 0.2, seed=3)
+    assert 1 <= held_N.sum() < count
+    if count == 500:
+        assert y_N[held_N].bincount().tolist() == [20] * 5
+    assert torch.equal(held_N, held_out_rows(y_N, 0.2, seed=3))
+    if count >= 57:
+        assert not torch.equal(held_N, held_out_rows(y_N, 0.2, seed=4))
+
+
+@pytest.mark.parametrize(
+    ("keys", "named"),
+    [
+        ({"l2": []}, "l2"),
+        ({"l2": [0.0]}, "l2"),
+        ({"held_out": 1}, "held_out"),
+        ({"max_iter": 0}, "max_iter"),
+        ({"tolerance": -1}, "tolerance"),
+    ],
+)
+def test_wrong_values_are_named(keys, named) -> None:
+    with pytest.raises(ValueError, match=named):
+        LBFGSProbe(**keys)
