@@ -43,6 +43,12 @@ def choices(group: str) -> list[str]:
     return sorted(path.stem for path in (config_dir() / group).glob("*.yaml"))
 
 
+def quoted(value: object) -> str:
+    """A value that Hydra's grammar takes as it is, whatever signs it has."""
+    escaped = str(value).replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
 def parse(words: Sequence[str]) -> list[Override]:
     """Raises RequestError for a word that is no override."""
     parser = OverridesParser.create()
@@ -214,6 +220,12 @@ def _unknown_key(override: Override, known: set[str]) -> str:
             f"{override.input_line}: the chosen loss has no {key}; "
             f"losses that have one: {', '.join(with_key)}"
         )
+    parent = key.rpartition(".")[0]
+    siblings = [name for name in known if name.rpartition(".")[0] == parent]
+    if parent and siblings:
+        names = sorted(name.rpartition(".")[2] for name in siblings)
+        listed = ", ".join(name for name in names if name != "_target_")
+        return f"{key}: no such key{_nearest(key, siblings)}; {parent} has {listed}"
     near = _nearest(key, sorted(known | set(groups())))
     return f"{key}: no such key{near}; tcl-train --help lists them"
 

@@ -18,7 +18,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from tcl_train.errors import Interrupted
+from tcl_train.compose import quoted
+from tcl_train.errors import Interrupted, RequestError
 from tcl_train.run_dir import RunDir
 
 RESULT_COLUMNS = ("top1", "top5", "knn_top1", "random_encoder_top1", "images_per_second")
@@ -30,13 +31,16 @@ def run_job(words: list[str], job_dir: Path, sweep_dir: Path) -> int:
     in `sweep.csv` and returns its exit status."""
     run_dir = RunDir(job_dir)
     title = " ".join(words) or "(no overrides)"
+    if run_dir.started and list(run_dir.read_config().overrides) != words:
+        before = " ".join(run_dir.read_config().overrides)
+        raise RequestError(f"{job_dir}: holds another run ({before}); give another hydra.sweep.dir")
     if run_dir.finished:
         print(f"--- {title}: finished before, passed", flush=True)
         status = 0
     else:
         print(f"--- {title}", flush=True)
-        where = f"resume={job_dir}" if run_dir.started else f"hydra.run.dir={job_dir}"
-        status = _run([sys.executable, "-m", "tcl_train", *words, where])
+        key = "resume" if run_dir.started else "hydra.run.dir"
+        status = _run([sys.executable, "-m", "tcl_train", *words, f"{key}={quoted(job_dir)}"])
     _note(sweep_dir / "sweep.csv", job_dir, words, status)
     if status in (130, 143):
         again = f"run the same sweep again with hydra.sweep.dir={sweep_dir} to go on"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -115,11 +115,15 @@ def _named(
 @contextmanager
 def _one_line_on_failure(folder: Path) -> Any:
     """Without a network the user hears within seconds where we looked and what to put there."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
     waited = socket.getdefaulttimeout()
     socket.setdefaulttimeout(SECONDS_TO_WAIT_FOR_NETWORK)
     try:
         yield
     except (OSError, RuntimeError, EOFError, ValueError) as error:
+        for path in missing:  # torchvision has made them, before it found nothing
+            with suppress(OSError):
+                path.rmdir()
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise RequestError(
             f"dataset.root={folder}: the data set is not in {folder.absolute()} and could not be "
