@@ -3,7 +3,7 @@ names the argument, the value, and what would be right."""
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -35,7 +35,7 @@ def number(
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{wanted}, got {value!r}")
     inside = (
-        math.isfinite(value)
+        abs(value) <= sys.float_info.max  # neither NaN nor infinite, nor a whole number too large
         and (above is None or value > above)
         and (at_least is None or value >= at_least)
         and (below is None or value < below)

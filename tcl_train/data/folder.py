@@ -16,14 +16,16 @@ import os
 import statistics
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
+from tcl_train import checks
 from tcl_train.data.dataset import DataSet, ReadOptions, Split, check_classes
 from tcl_train.data.images import ArrayImages, FileImages, Images, decode
 from tcl_train.data.statistics import channel_statistics
@@ -104,7 +106,9 @@ def image_folder(
         check_classes(str(folder), list(train.classes), list(test.classes))
 
     short_side = None
-    if image_size is None:
+    if image_size is not None:
+        checks.integer("image_size", image_size, at_least=1)
+    else:
         short_side = _median_short_side(train.paths)
         image_size = min(short_side, LARGEST_IMAGE_SIZE)
         log.info("%s: images are seen at %d x %d pixels", folder, image_size, image_size)
@@ -112,7 +116,9 @@ def image_folder(
 
     train_images, train_key = _read(train, stored_size, options)
     if mean is None or std is None:
-        mean, std = _cached_statistics(train_images, train_key, options)
+        measured_mean, measured_std = _cached_statistics(train_images, train_key, options)
+        mean = measured_mean if mean is None else mean
+        std = measured_std if std is None else std
     train_split = Split(train_images, train.labels_N)
     test_split = None
     if test is not None:
@@ -175,9 +181,16 @@ def _unlabelled(folder: Path) -> _Listing:
 
 def _images_below(folder: Path) -> list[Path]:
     """The image files below a folder, sorted by name; hidden ones and other files are passed."""
-    endings = Image.registered_extensions()
+    formats = Image.registered_extensions()
+    endings = {ending for ending, name in formats.items() if name in Image.OPEN}
     found: list[Path] = []
+    seen: set[str] = set()  # links may lead in circles
     for parent, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
         folders[:] = [name for name in folders if name[0] != "."]
         found += [
             Path(parent, name)
@@ -197,9 +210,9 @@ def _median_short_side(paths: list[Path]) -> int:
     for path in paths[::step]:
         try:
             with Image.open(path) as image:
-                sides.append(min(ImageOps.exif_transpose(image).size))
-        except (UnidentifiedImageError, OSError):
-            continue  # decoding names the unreadable file
+                sides.append(min(image.size))
+        except Exception:
+            continue
     return int(statistics.median(sides)) if sides else LARGEST_IMAGE_SIZE
 
 
@@ -218,7 +231,12 @@ def _key(listing: _Listing, size: int) -> str:
     """Changes when a file's name, size or time does."""
     digest = hashlib.blake2b(f"{CACHE_VERSION} {size}".encode(), digest_size=16)
     for path in listing.paths:
-        stat = path.stat()
+        try:
+            stat = path.stat()
+        except OSError as error:
+            raise RequestError(
+                f"{path}: cannot be read ({error.strerror}); replace the file or delete it"
+            ) from error
         name = path.relative_to(listing.folder)
         digest.update(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()
@@ -229,8 +247,9 @@ def _read(listing: _Listing, size: int, options: ReadOptions) -> tuple[Images, s
     if len(listing.paths) * 3 * size * size > options.memory_limit_gb * 2**30:
         return FileImages(listing.paths, size, options.workers), key
     cached = options.cache_dir / f"{key}.npy"
-    if cached.is_file():
-        return ArrayImages(torch.from_numpy(np.load(cached))), key
+    stored_NCHW = _load_array(cached, (len(listing.paths), 3, size, size))
+    if stored_NCHW is not None:
+        return ArrayImages(torch.from_numpy(stored_NCHW)), key
     log.info("decoding %d images from %s", len(listing.paths), listing.folder)
     images_NCHW = np.empty((len(listing.paths), 3, size, size), np.uint8)
 
@@ -253,13 +272,24 @@ def _cached_statistics(
     images: Images, key: str, options: ReadOptions
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     cached = options.cache_dir / f"{key}.json"
-    if cached.is_file():
+    try:
         stored = json.loads(cached.read_text())
         return tuple(stored["mean"]), tuple(stored["std"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # not there, or not whole
     mean, std = channel_statistics(images)
     text = json.dumps({"mean": mean, "std": std})
     _write_atomically(cached, lambda path: path.write_text(text))
     return mean, std
+
+
+def _load_array(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
+    """None where it is not there or not whole."""
+    try:
+        array = np.load(path)
+    except (OSError, ValueError, EOFError):
+        return None
+    return array if array.shape == shape and array.dtype == np.uint8 else None
 
 
 def _save_array(path: Path, array: np.ndarray) -> None:
@@ -275,5 +305,6 @@ def _write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         write(temporary)
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
         log.warning("%s: not cached (%s); the images will be decoded again", path, error)

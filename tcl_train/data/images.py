@@ -11,10 +11,12 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from tcl_train import checks
 from tcl_train.errors import RequestError
 
 
@@ -46,6 +48,18 @@ class ArrayImages:
         self.images_NCHW = self.images_NCHW.to(device)
         for index_B in index_batches:
             yield self.images_NCHW[index_B.to(device, non_blocking=True)]
+
+
+def resized(images_NCHW: Tensor, size: int) -> Tensor:
+    """The images at `size` x `size` pixels, bilinear and antialiased."""
+    checks.integer("image_size", size, at_least=1)
+    if images_NCHW.shape[2:] == (size, size):
+        return images_NCHW
+    parts = [
+        F.interpolate(part.float(), (size, size), mode="bilinear", antialias=True)
+        for part in images_NCHW.split(1000)
+    ]
+    return torch.cat([part.round_().clamp_(0, 255).to(torch.uint8) for part in parts])
 
 
 class FileImages:
@@ -108,7 +122,7 @@ def decode(path: Path, size: int) -> np.ndarray:
             if image.size != (size, size):
                 image = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
             return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Exception as error:  # Pillow's readers raise many kinds for a damaged file
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise RequestError(
             f"{path}: not a whole image ({reason}); replace the file or delete it"
@@ -121,4 +135,6 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16") or image.mode == "I":
         grey_HW = np.asarray(image).astype(np.int64) >> 8
         image = Image.fromarray(np.clip(grey_HW, 0, 255).astype(np.uint8))
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")  # as Pillow asks for, in a warning
     return image.convert("RGB")

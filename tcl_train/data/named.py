@@ -5,9 +5,11 @@ Each function reads image folders instead where `root` holds train/ and test/ (o
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager, suppress
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from torchvision import datasets
 
 from tcl_train.data.dataset import DataSet, ReadOptions, Split
 from tcl_train.data.folder import has_image_folders, image_folder
-from tcl_train.data.images import ArrayImages
+from tcl_train.data.images import ArrayImages, resized
 from tcl_train.errors import RequestError
 
 SECONDS_TO_WAIT_FOR_NETWORK = 10
@@ -96,11 +98,11 @@ def _named(
     with _one_line_on_failure(folder):
         train_NCHW, train_labels_N, classes = read("train")
         test_NCHW, test_labels_N, _ = read("test")
-        train = Split(ArrayImages(train_NCHW), train_labels_N.long())
-        test = Split(ArrayImages(test_NCHW), test_labels_N.long())
+        train = Split(ArrayImages(resized(train_NCHW, image_size)), train_labels_N.long())
+        test = Split(ArrayImages(resized(test_NCHW, image_size)), test_labels_N.long())
         pretrain = train
         if pretrain_split is not None:
-            pretrain = Split(ArrayImages(read(pretrain_split)[0]), None)
+            pretrain = Split(ArrayImages(resized(read(pretrain_split)[0], image_size)), None)
     return DataSet(
         pretrain=pretrain,
         train=train,
@@ -120,11 +122,10 @@ def _one_line_on_failure(folder: Path) -> Any:
     socket.setdefaulttimeout(SECONDS_TO_WAIT_FOR_NETWORK)
     try:
         yield
-    except (OSError, RuntimeError, EOFError, ValueError) as error:
-        for path in missing:  # torchvision has made them, before it found nothing
-            with suppress(OSError):
-                path.rmdir()
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except (OSError, RuntimeError, EOFError, ValueError, HTTPException, AttributeError) as error:
+        if missing:  # torchvision has made folders, before it found nothing
+            _remove_empty_folders(folder, missing)
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise RequestError(
             f"dataset.root={folder}: the data set is not in {folder.absolute()} and could not be "
             f"downloaded ({reason}); put torchvision's files there, or train/CLASS/ and "
@@ -132,3 +133,11 @@ def _one_line_on_failure(folder: Path) -> Any:
         ) from error
     finally:
         socket.setdefaulttimeout(waited)
+
+
+def _remove_empty_folders(folder: Path, missing: list[Path]) -> None:
+    """Those below the folder, and those of the missing ones that were made."""
+    below = [Path(parent) for parent, _, _ in os.walk(folder, topdown=False)]
+    for path in dict.fromkeys([*below, *missing]):
+        with suppress(OSError):
+            path.rmdir()

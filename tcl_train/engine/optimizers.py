@@ -59,6 +59,9 @@ def adamw(
     decay_bias_and_norm: bool = False,
 ) -> Optimizer:
     """Adam with decoupled weight decay. Loshchilov and Hutter 2019."""
+    betas = tuple(betas)
+    if len(betas) != 2:
+        raise ValueError(f"betas must be two numbers, got {list(betas)}")
     beta1, beta2 = (
         checks.number(f"betas[{i}]", b, at_least=0, below=1) for i, b in enumerate(betas)
     )
@@ -101,6 +104,7 @@ class LARS(Optimizer):
     def __init__(
         self, params: Any, *, lr: float, momentum: float, trust: float, weight_decay: float = 0.0
     ) -> None:
+        checks.number("lr", lr, at_least=0)
         defaults = {"lr": lr, "momentum": momentum, "trust": trust, "weight_decay": weight_decay}
         super().__init__(params, defaults)
 

@@ -53,7 +53,9 @@ class Step:
 
     def __call__(self, step: int, steps_per_epoch: int, epochs: int) -> float:
         warmup_steps = self.warmup_epochs * steps_per_epoch
-        passed = sum(step >= m * epochs * steps_per_epoch for m in self.milestones)
+        # A share of the run that is a whole step must not be missed by rounding.
+        steps = epochs * steps_per_epoch
+        passed = sum(step >= m * steps - 1e-6 for m in self.milestones)
         return warmup(step, warmup_steps) * self.gamma**passed
 
 

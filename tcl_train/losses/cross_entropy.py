@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from tcl_train import checks
 from tcl_train.losses.pair_loss import check_rows
 
+NO_LABEL = -(2**63)
+
 
 def cross_entropy_loss(logit_NK: Tensor, y_N: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
     """Mean cross-entropy of softmax(logits) against the labels.
@@ -24,7 +26,10 @@ def cross_entropy_loss(logit_NK: Tensor, y_N: Tensor, *, label_smoothing: float 
     """
     with torch.autocast(logit_NK.device.type, enabled=False):
         logit_NK = logit_NK.double() if logit_NK.dtype == torch.float64 else logit_NK.float()
-        return F.cross_entropy(logit_NK, y_N, label_smoothing=label_smoothing)
+        # No label is one that torch would ignore: a negative one is an error.
+        return F.cross_entropy(
+            logit_NK, y_N.long(), label_smoothing=label_smoothing, ignore_index=NO_LABEL
+        )
 
 
 class CrossEntropy(nn.Module):

@@ -32,7 +32,8 @@ def embedding_statistics(rows_ND: Tensor, labels_N: Tensor) -> dict[str, Tensor]
     positives = size_K.square().sum() - n
     negatives = n * n - size_K.square().sum()
     return {
-        "positive_similarity": (within - itself) / positives,
-        "negative_similarity": (total - within) / negatives,
+        # Where there is no pair, what is left of the sums is rounding: 0 / 0 is meant.
+        "positive_similarity": (within - itself) * (positives > 0) / positives,
+        "negative_similarity": (total - within) * (negatives > 0) / negatives,
         "embedding_spread": (itself / n - total / n**2).clamp(min=0).sqrt(),
     }

@@ -53,10 +53,11 @@ def _initialise(module: nn.Module) -> None:
 
 
 def _wide(constructor: Callable[..., Any], image_size: int, stem: str) -> Encoder:
+    stem = choose_stem(stem, image_size)
     encoder = constructor(num_classes=1)
     encoder.feature_dim = encoder.fc.in_features
     encoder.fc = nn.Identity()
-    if choose_stem(stem, image_size) == "small":
+    if stem == "small":
         encoder.conv1, encoder.maxpool = _stem("small", encoder.conv1.out_channels)
         _initialise(encoder.conv1)
     return encoder

@@ -91,6 +91,11 @@ class PadCrop:
     def apply(self, x_NCHW: Tensor, parameters: Parameters, size: int) -> Tensor:
         padded_NCHW = F.pad(x_NCHW, [self.padding] * 4)
         n, c, h, w = padded_NCHW.shape
+        if min(h, w) < size:
+            raise ValueError(
+                f"images of {x_NCHW.shape[2]} x {x_NCHW.shape[3]} pixels, padded by "
+                f"{self.padding}, have no crop of {size}"
+            )
         device = x_NCHW.device
         top_N = (parameters["top"].to(device) * (h - size + 1)).long()
         left_N = (parameters["left"].to(device) * (w - size + 1)).long()
@@ -117,6 +122,10 @@ class HorizontalFlip:
 
 def centre_crop(x_NCHW: Tensor, size: int) -> Tensor:
     """The middle `size` x `size` pixels."""
+    if min(x_NCHW.shape[2:]) < size:
+        raise ValueError(
+            f"images of {x_NCHW.shape[2]} x {x_NCHW.shape[3]} pixels have no crop of {size}"
+        )
     top = (x_NCHW.shape[2] - size) // 2
     left = (x_NCHW.shape[3] - size) // 2
     return x_NCHW[:, :, top : top + size, left : left + size]

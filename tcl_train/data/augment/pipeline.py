@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from tcl_train import checks
 from tcl_train.data.augment.geometry import centre_crop
 from tcl_train.data.augment.transform import Transform, as_float
 
@@ -19,7 +20,12 @@ class Normalize:
     (N, 3, size, size), channels-last. This alone is what evaluation applies."""
 
     def __init__(self, *, size: int, mean: Sequence[float], std: Sequence[float]) -> None:
-        self.size = size
+        self.size = checks.integer("size", size, at_least=1)
+        for name, values in (("mean", mean), ("std", std)):
+            if len(values) not in (1, 3):
+                raise ValueError(f"{name} must have 1 or 3 values, one a channel, got {values}")
+            for value in values:
+                checks.number(name, value, above=0 if name == "std" else None)
         self.mean_C11 = torch.tensor(mean).view(-1, 1, 1)
         self.std_C11 = torch.tensor(std).view(-1, 1, 1)
 

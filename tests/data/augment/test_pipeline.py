@@ -1,0 +1,294 @@
+"""Transforms in a row, views, normalisation, and every preset in configs/augment.
+
+V: views; B: images; C: channels; H, W: rows and columns; N = V x B; S: side of the output.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hydra.utils import instantiate
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from tcl_train.compose import choices, config_dir
+from tcl_train.data.augment import (
+    Augment,
+    AutoAugment,
+    ColorJitter,
+    HorizontalFlip,
+    PadCrop,
+    RandAugment,
+    RandomGrayscale,
+    RandomResizedCrop,
+)
+from tcl_train.data.augment.pipeline import Normalize
+from tcl_train.data.augment.transform import Parameters, Transform
+from tcl_train.errors import RequestError
+
+PRESETS = choices("augment")
+every_preset = pytest.mark.parametrize("preset", PRESETS)
+steady = settings(max_examples=40, deadline=None, derandomize=True, database=None)
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def images(b: int, c: int, side: int, seed: int = 0) -> Tensor:
+    return torch.randint(256, (b, c, side, side), generator=seeded(seed), dtype=torch.uint8)
+
+
+def normalize(c: int, size: int) -> Normalize:
+    return Normalize(size=size, mean=(0.45, 0.5, 0.4)[:c], std=(0.2, 0.25, 0.3)[:c])
+
+
+@cache
+def transforms_of(preset: str) -> dict[str, Transform]:
+    config = OmegaConf.load(config_dir() / "augment" / f"{preset}.yaml")
+    return {name: instantiate(node) for name, node in config.items()}
+
+
+def build(preset: str, c: int, size: int) -> Augment:
+    return Augment(transforms_of(preset), normalize(c, size))
+
+
+# ------------------------------------------------------------------ every preset
+
+
+@every_preset
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(("side", "size"), [(8, 8), (28, 28), (40, 32)])
+def test_every_preset_gives_finite_views_for_encoders(
+    preset: str, channels: int, side: int, size: int
+) -> None:
+    x_BCHW = images(5, channels, side)
+    before_BCHW = x_BCHW.clone()
+    found_NCSS = build(preset, channels, size)(x_BCHW, views=3, generator=seeded(1))
+    assert found_NCSS.shape == (15, 3, size, size)
+    assert found_NCSS.dtype == torch.float32
+    assert found_NCSS.is_contiguous(memory_format=torch.channels_last)
+    assert found_NCSS.isfinite().all()
+    # Within what black and white become, but for rounding.
+    assert found_NCSS.min() >= -0.5 / 0.2 - 1e-4
+    assert found_NCSS.max() <= 0.6 / 0.2 + 1e-4
+    assert found_NCSS.std() > 0.1
+    if channels == 1:
+        assert torch.equal(found_NCSS, found_NCSS[:, :1].expand_as(found_NCSS))
+    assert torch.equal(x_BCHW, before_BCHW)  # the data set is not written to
+
+
+@every_preset
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_preset_depends_on_its_generator_alone(preset: str, channels: int) -> None:
+    augment, x_BCHW = build(preset, channels, 16), images(6, channels, 16)
+    torch.manual_seed(1)
+    before = torch.random.get_rng_state()
+    first_NCSS = augment(x_BCHW, views=2, generator=seeded(4))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    torch.manual_seed(2)
+    assert torch.equal(augment(x_BCHW, views=2, generator=seeded(4)), first_NCSS)
+    if preset != "none":
+        assert not torch.equal(augment(x_BCHW, views=2, generator=seeded(5)), first_NCSS)
+
+
+@pytest.mark.parametrize("preset", [preset for preset in PRESETS if preset != "none"])
+def test_equal_images_differ_within_a_batch_and_between_views(preset: str) -> None:
+    x_BCHW = images(1, 3, 32).expand(16, -1, -1, -1)
+    found_VBCSS = build(preset, 3, 32)(x_BCHW, views=2, generator=seeded(0)).unflatten(0, (2, 16))
+    for view_BCSS in found_VBCSS:
+        assert len({image_CSS.numpy().tobytes() for image_CSS in view_BCSS}) > 12
+    same_B = (found_VBCSS[0] == found_VBCSS[1]).flatten(1).all(1)
+    assert same_B.sum() <= 2
+
+
+def test_the_preset_none_gives_the_images_as_they_are() -> None:
+    x_BCHW = images(4, 3, 10)
+    found_NCSS = build("none", 3, 10)(x_BCHW, views=2, generator=seeded(0))
+    assert torch.equal(found_NCSS, normalize(3, 10)(x_BCHW).repeat(2, 1, 1, 1))
+
+
+# ------------------------------------------------------------------ every transform
+
+TRANSFORMS: dict[str, Transform] = {
+    "resized crop": RandomResizedCrop(),
+    "pad crop": PadCrop(),
+    "flip": HorizontalFlip(),
+    "jitter": ColorJitter(),
+    "grey": RandomGrayscale(0.5),
+    "autoaugment": AutoAugment(),
+    "randaugment": RandAugment(),
+}
+every_transform = pytest.mark.parametrize("name", TRANSFORMS)
+
+
+@every_transform
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_a_transform_leaves_its_input_alone(name: str, channels: int, dtype: torch.dtype) -> None:
+    transform, x_NCHW = TRANSFORMS[name], images(8, channels, 12)
+    if dtype == torch.float32:
+        x_NCHW = x_NCHW / 255
+    before_NCHW = x_NCHW.clone()
+    found_NCSS = transform.apply(x_NCHW, transform.draw(8, 12, 12, seeded(0)), 12)
+    assert found_NCSS.shape == x_NCHW.shape
+    assert torch.equal(x_NCHW, before_NCHW)
+
+
+@every_transform
+def test_parameters_have_a_row_for_each_image_and_come_from_the_generator(name: str) -> None:
+    transform = TRANSFORMS[name]
+    torch.manual_seed(1)
+    first = transform.draw(64, 12, 12, seeded(3))
+    torch.manual_seed(2)
+    again, other = transform.draw(64, 12, 12, seeded(3)), transform.draw(64, 12, 12, seeded(4))
+    assert first.keys() == again.keys()
+    for key, value in first.items():
+        assert len(value) == 64
+        assert value.device.type == "cpu"
+        assert torch.equal(value, again[key])
+    assert any(not torch.equal(value, other[key]) for key, value in first.items())
+
+
+@every_transform
+def test_processes_may_share_a_batch_out(name: str) -> None:
+    """Parameters are drawn for the whole batch; each process applies its rows."""
+    transform, x_NCHW = TRANSFORMS[name], images(9, 3, 12)
+    parameters = transform.draw(9, 12, 12, seeded(0))
+    whole_NCSS = transform.apply(x_NCHW, parameters, 12)
+    for rows in (slice(0, 4), slice(4, 5), slice(5, 9)):
+        part = {key: value[rows] for key, value in parameters.items()}
+        found_MCSS = transform.apply(x_NCHW[rows], part, 12)
+        torch.testing.assert_close(found_MCSS, whole_NCSS[rows], rtol=0, atol=1e-6)
+
+
+# ------------------------------------------------------------------ the pipeline itself
+
+
+class Note:
+    """Notes what it is asked, and adds a number to each image."""
+
+    def __init__(self, asked: list[Any], number: int, cut: int = 0) -> None:
+        self.asked, self.number, self.cut = asked, number, cut
+
+    def draw(self, count: int, height: int, width: int, g: torch.Generator) -> Parameters:
+        assert isinstance(g, torch.Generator)
+        self.asked.append((self.number, count, height, width))
+        return {"add": torch.arange(count) * self.number}
+
+    def apply(self, x_NCHW: Tensor, parameters: Parameters, size: int) -> Tensor:
+        self.asked.append(size)
+        added_NCHW = x_NCHW + parameters["add"].view(-1, 1, 1, 1).to(x_NCHW.dtype)
+        return added_NCHW[:, :, : added_NCHW.shape[2] - self.cut]
+
+
+def test_transforms_run_in_the_order_of_their_names_on_what_the_last_one_left() -> None:
+    asked: list[Any] = []
+    transforms = {"z": Note(asked, 1, cut=3), "a": Note(asked, 2)}
+    augment = Augment(transforms, Normalize(size=4, mean=[0.0], std=[1 / 255]))
+    x_BCHW = torch.tensor([10, 20], dtype=torch.uint8).view(2, 1, 1, 1).expand(2, 1, 9, 7)
+    found_NCSS = augment(x_BCHW, views=2, generator=seeded(0))
+    assert asked == [(1, 4, 9, 7), 4, (2, 4, 6, 7), 4]
+    # The first B rows are the first view of each image, the next B the second.
+    torch.testing.assert_close(found_NCSS[:, 0, 0, 0], torch.tensor([10.0, 23.0, 16.0, 29.0]))
+
+
+@steady
+@given(
+    b=st.integers(1, 5),
+    c=st.sampled_from([1, 3]),
+    views=st.integers(1, 4),
+    side=st.integers(2, 12),
+    data=st.data(),
+)
+def test_views_are_normalised_centre_crops_view_by_view(
+    b: int, c: int, views: int, side: int, data: st.DataObject
+) -> None:
+    size = data.draw(st.integers(1, side))
+    mean = data.draw(st.lists(st.floats(0, 1), min_size=c, max_size=c))
+    std = data.draw(st.lists(st.floats(0.05, 1), min_size=c, max_size=c))
+    x_BCHW = images(b, c, side)
+    augment = Augment({}, Normalize(size=size, mean=mean, std=std))
+    found_NCSS = augment(x_BCHW, views=views, generator=seeded(0))
+    start = (side - size) // 2
+    cut = x_BCHW.numpy()[:, :, start : start + size, start : start + size] / 255
+    shape = (c, 1, 1)
+    expected_BCSS = (cut - np.reshape(mean, shape)) / np.reshape(std, shape)
+    expected_NCSS = np.tile(np.broadcast_to(expected_BCSS, (b, 3, size, size)), (views, 1, 1, 1))
+    np.testing.assert_allclose(found_NCSS, expected_NCSS, rtol=1e-4, atol=1e-4)
+
+
+def test_floats_are_normalised_as_they_are() -> None:
+    x_BCHW = images(3, 3, 8)
+    torch.testing.assert_close(normalize(3, 6)(x_BCHW), normalize(3, 6)(x_BCHW / 255))
+
+
+def test_one_mean_serves_three_channels() -> None:
+    """A grey set that is read from image folders has three channels and keeps its recipe's one
+    mean."""
+    grey = Normalize(size=8, mean=[0.3], std=[0.2])
+    three = Normalize(size=8, mean=[0.3] * 3, std=[0.2] * 3)
+    x_BCHW = images(3, 1, 8)
+    for c in (1, 3):
+        assert torch.equal(grey(x_BCHW.expand(3, c, 8, 8)), three(x_BCHW.expand(3, c, 8, 8)))
+
+
+# ------------------------------------------------------------------ what cannot be carried out
+
+
+@every_preset
+@pytest.mark.parametrize(("side", "size"), [(8, 9), (8, 16), (8, 32), (28, 32)])
+def test_images_smaller_than_encoders_see_are_scaled_or_refused(
+    preset: str, side: int, size: int
+) -> None:
+    """As for `dataset=mnist dataset.image_size=32`."""
+    try:
+        found_NCSS = build(preset, 1, size)(images(2, 1, side), views=2, generator=seeded(0))
+    except (ValueError, RequestError) as error:
+        said = str(error)
+    else:
+        said = f"{size} {side}"
+        assert found_NCSS.shape == (4, 3, size, size)
+    assert str(size) in said
+    assert str(side) in said
+
+
+@pytest.mark.parametrize(("side", "size"), [(8, 9), (8, 16), (28, 32)])
+def test_evaluation_does_not_cut_a_corner_of_images_smaller_than_encoders_see(
+    side: int, size: int
+) -> None:
+    x_NCHW = images(2, 1, side)
+    try:
+        found_NCSS = normalize(1, size)(x_NCHW)
+    except (ValueError, RequestError) as error:
+        said = str(error)
+    else:
+        said = f"{size} {side}"
+        assert found_NCSS.shape == (2, 3, size, size)
+    assert str(size) in said
+    assert str(side) in said
+
+
+@pytest.mark.parametrize(
+    ("keys", "name"),
+    [
+        ({"mean": [0.5, 0.5]}, "mean"),
+        ({"mean": [float("nan")] * 3}, "mean"),
+        ({"std": [0.2, 0.2]}, "std"),
+        ({"std": [0.2, 0.0, 0.2]}, "std"),
+        ({"std": [-0.2] * 3}, "std"),
+        ({"size": 0}, "size"),
+    ],
+)
+def test_a_setting_of_the_normalisation_out_of_range_is_named(
+    keys: dict[str, Any], name: str
+) -> None:
+    usual = {"size": 8, "mean": [0.5] * 3, "std": [0.2] * 3}
+    with pytest.raises((ValueError, TypeError, RequestError), match=name):
+        Normalize(**{**usual, **keys})

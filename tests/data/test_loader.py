@@ -1,0 +1,170 @@
+"""The order of an epoch, batches, and labels.
+
+B, N: images; C: channels; H, W: rows and columns.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tcl_train.data.dataset import Split
+from tcl_train.data.images import ArrayImages
+from tcl_train.data.loader import Batch, Loader
+from tcl_train.errors import RequestError
+
+CPU = torch.device("cpu")
+steady = settings(max_examples=40, deadline=None, derandomize=True, database=None)
+
+
+def numbered(count: int, labels_N: Any = None) -> Split:
+    """Images that hold their own number in their two channels, low byte first."""
+    number_N = torch.arange(count)
+    images_NCHW = torch.stack([number_N % 256, number_N // 256], 1).to(torch.uint8)
+    return Split(ArrayImages(images_NCHW.view(count, 2, 1, 1)), labels_N)
+
+
+def loader(split: Split, **changes: Any) -> Loader:
+    usual = {"batch_size": 4, "supervised": False, "seed": 1, "device": CPU}
+    return Loader(split, **{**usual, **changes})
+
+
+def numbers(batch: Batch) -> list[int]:
+    low_B, high_B = batch.images_BCHW[:, :, 0, 0].long().unbind(1)
+    return (low_B + 256 * high_B).tolist()
+
+
+def order(loader: Loader, epoch: int, first_batch: int = 0) -> list[list[int]]:
+    return [numbers(batch) for batch in loader.epoch(epoch, first_batch)]
+
+
+def flat(batches: list[list[int]]) -> list[int]:
+    return [number for batch in batches for number in batch]
+
+
+class Unreadable:
+    """Stands for labels that nobody may look at."""
+
+    def _fail(self, *_: object) -> Any:
+        raise AssertionError("a label was read")
+
+    __getattr__ = __getitem__ = __len__ = __iter__ = _fail
+
+
+cases = st.integers(1, 300).flatmap(
+    lambda count: st.tuples(st.just(count), st.integers(1, count), st.integers(0, 2**40))
+)
+
+
+@steady
+@given(case=cases, epoch=st.integers(0, 10**6))
+def test_an_epoch_is_whole_batches_without_repetition(
+    case: tuple[int, int, int], epoch: int
+) -> None:
+    count, batch_size, seed = case
+    batches = loader(numbered(count), batch_size=batch_size, seed=seed)
+    found = order(batches, epoch)
+    assert len(found) == batches.steps_per_epoch == count // batch_size
+    assert {len(batch) for batch in found} == {batch_size}
+    seen = flat(found)
+    assert len(set(seen)) == len(seen)
+    assert set(seen) <= set(range(count))
+
+
+@steady
+@given(case=cases, epoch=st.integers(0, 10**6))
+def test_the_order_is_a_function_of_seed_and_epoch(case: tuple[int, int, int], epoch: int) -> None:
+    count, batch_size, seed = case
+    one = loader(numbered(count), batch_size=batch_size, seed=seed)
+    order(one, epoch + 1)  # what was asked before does not matter
+    torch.manual_seed(epoch)  # nor does the global random state
+    before = torch.random.get_rng_state()
+    found = order(one, epoch)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    torch.manual_seed(epoch + 1)
+    assert order(loader(numbered(count), batch_size=batch_size, seed=seed), epoch) == found
+
+
+@steady
+@given(case=cases, epoch=st.integers(0, 100), data=st.data())
+def test_an_epoch_from_a_batch_on_is_the_tail_of_the_epoch(
+    case: tuple[int, int, int], epoch: int, data: st.DataObject
+) -> None:
+    count, batch_size, seed = case
+    batches = loader(numbered(count), batch_size=batch_size, seed=seed)
+    first = data.draw(st.integers(0, batches.steps_per_epoch))
+    assert order(batches, epoch, first) == order(batches, epoch)[first:]
+
+
+def test_seeds_and_epochs_give_different_orders() -> None:
+    split = numbered(64)
+    found = [order(loader(split, seed=seed), epoch) for seed in range(5) for epoch in range(5)]
+    assert len({str(one) for one in found}) == 25
+    assert str(order(loader(split, batch_size=64), 0)) != str([list(range(64))])
+
+
+def test_the_batch_size_does_not_change_the_order() -> None:
+    whole = order(loader(numbered(24), batch_size=24), 3)[0]
+    assert flat(order(loader(numbered(24), batch_size=5), 3)) == whole[:20]
+
+
+def test_what_is_left_over_is_another_part_each_epoch() -> None:
+    batches = loader(numbered(11), batch_size=4)
+    left = [set(range(11)) - set(flat(order(batches, epoch))) for epoch in range(40)]
+    assert {len(part) for part in left} == {3}
+    assert set.union(*left) == set(range(11))
+
+
+def test_every_image_comes_equally_often_at_every_place() -> None:
+    """Chi-squared over places and images; its 99.9 % quantile with 15 degrees is 37.7."""
+    count, epochs = 16, 800
+    batches = loader(numbered(count), batch_size=count)
+    place_NN = torch.zeros(count, count)
+    for epoch in range(epochs):
+        place_NN[order(batches, epoch)[0], torch.arange(count)] += 1
+    expected = epochs / count
+    chi_squared_N = ((place_NN - expected).square() / expected).sum(1)
+    assert chi_squared_N.max() < 45  # the largest of 16
+
+
+def test_images_and_labels_stay_together() -> None:
+    labels_N = torch.arange(300) * 7 % 10
+    for batch in loader(numbered(300, labels_N), supervised=True, batch_size=32).epoch(2):
+        assert batch.labels_B.dtype == torch.int64
+        assert batch.labels_B.tolist() == [number * 7 % 10 for number in numbers(batch)]
+
+
+LABELS = {
+    "none": lambda: None,
+    "unreadable": Unreadable,
+    "one class": lambda: torch.zeros(20, dtype=torch.int64),
+}
+
+
+@pytest.mark.parametrize("labels", LABELS)
+def test_without_supervision_every_image_has_its_own_value_and_no_label_is_read(
+    labels: str,
+) -> None:
+    batches = loader(numbered(20, LABELS[labels]()), supervised=False)
+    values: dict[int, int] = {}
+    for epoch in range(6):
+        for batch in batches.epoch(epoch):
+            assert batch.labels_B.dtype == torch.int64
+            for number, value in zip(numbers(batch), batch.labels_B.tolist(), strict=True):
+                assert values.setdefault(number, value) == value  # the same one each epoch
+    assert len(set(values.values())) == 20
+
+
+def test_supervision_needs_labels() -> None:
+    with pytest.raises(RequestError, match=r"supervised=true needs labels.*supervised=false"):
+        loader(numbered(20), supervised=True)
+
+
+def test_a_batch_larger_than_the_data_set_names_both_numbers() -> None:
+    with pytest.raises(RequestError, match=r"batch_size=21 .* 20 images; give at most 20"):
+        loader(numbered(20), batch_size=21)
+    assert loader(numbered(20), batch_size=20).steps_per_epoch == 1

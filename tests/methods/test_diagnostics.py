@@ -1,0 +1,116 @@
+"""The statistics of a batch's embeddings."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tcl_train.methods.diagnostics import embedding_statistics
+
+few = settings(max_examples=60, deadline=None, derandomize=True, database=None)
+
+
+def rows(n, dimensions, seed):
+    draw = torch.Generator().manual_seed(seed)
+    return torch.randn(n, dimensions, generator=draw)
+
+
+def mean(values):
+    return sum(values) / len(values) if values else math.nan
+
+
+def double_loop(rows_ND, labels_N):
+    """Over all pairs of rows, in float64."""
+    unit = [[x / math.hypot(*row) for x in row] for row in rows_ND.double().tolist()]
+    positives, negatives = [], []
+    for i, a in enumerate(unit):
+        for j, b in enumerate(unit):
+            if i != j:
+                cosine = sum(x * y for x, y in zip(a, b, strict=True))
+                (positives if labels_N[i] == labels_N[j] else negatives).append(cosine)
+    centre = [mean(column) for column in zip(*unit, strict=True)]
+    return {
+        "positive_similarity": mean(positives),
+        "negative_similarity": mean(negatives),
+        "embedding_spread": math.sqrt(mean([math.dist(row, centre) ** 2 for row in unit])),
+    }
+
+
+def assert_agrees(rows_ND, labels_N):
+    actual = embedding_statistics(rows_ND, labels_N)
+    for name, expected in double_loop(rows_ND, labels_N).items():
+        assert actual[name].item() == pytest.approx(expected, abs=1e-5, nan_ok=True), name
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [[0, 1, 0, 2, 1, 0, 7, -3], [4] * 6, [0, 1, 2, 3] * 3, list(range(40)) * 2],
+    ids=["mixed", "one class", "three views", "eighty rows"],
+)
+def test_it_agrees_with_a_double_loop(labels):
+    assert_agrees(3 * rows(len(labels), 8, 0), torch.tensor(labels))
+
+
+@few
+@given(
+    labels=st.lists(st.integers(-2, 4), min_size=2, max_size=20),
+    dimensions=st.integers(1, 6),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_any_batch_agrees_with_a_double_loop(labels, dimensions, seed):
+    assert_agrees(rows(len(labels), dimensions, seed), torch.tensor(labels))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_without_positives_their_similarity_is_nan(seed):
+    """Not a rounding error divided by zero."""
+    order_N = torch.randperm(37, generator=torch.Generator().manual_seed(seed))
+    statistics = embedding_statistics(rows(37, 16, seed), order_N)
+    assert statistics["positive_similarity"].isnan()
+    assert statistics["negative_similarity"].isfinite()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_without_negatives_their_similarity_is_nan(seed):
+    statistics = embedding_statistics(rows(37, 16, seed), torch.full((37,), 3))
+    assert statistics["negative_similarity"].isnan()
+    assert statistics["positive_similarity"].isfinite()
+
+
+def test_equal_rows_have_no_spread():
+    statistics = embedding_statistics(rows(1, 8, 0).repeat(50, 1), torch.arange(25).repeat(2))
+    assert statistics["embedding_spread"].item() == pytest.approx(0, abs=1e-3)
+    assert statistics["positive_similarity"].item() == pytest.approx(1, abs=1e-5)
+    assert statistics["negative_similarity"].item() == pytest.approx(1, abs=1e-5)
+
+
+def test_rows_that_cancel_have_a_spread_of_one():
+    rows_ND = torch.cat([torch.eye(4), -torch.eye(4)])
+    statistics = embedding_statistics(5 * rows_ND, torch.arange(4).repeat(2))
+    assert statistics["embedding_spread"].item() == pytest.approx(1)
+    assert statistics["positive_similarity"].item() == pytest.approx(-1)
+    assert statistics["negative_similarity"].item() == pytest.approx(0, abs=1e-6)
+
+
+def test_a_row_of_zeros_counts_as_similar_to_nothing():
+    rows_ND = torch.tensor([[1.0, 0], [0, 0], [1, 0]])
+    statistics = embedding_statistics(rows_ND, torch.tensor([0, 0, 1]))
+    assert statistics["positive_similarity"].item() == pytest.approx(0, abs=1e-6)
+    assert statistics["negative_similarity"].item() == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_half_precision_rows_are_summed_in_float32(dtype):
+    rows_ND = rows(64, 8, 0).to(dtype)
+    assert_agrees(rows_ND, torch.arange(32).repeat(2))
+
+
+def test_no_gradient_flows():
+    rows_ND = rows(4, 3, 0).requires_grad_()
+    statistics = embedding_statistics(rows_ND, torch.tensor([0, 0, 1, 1]))
+    assert not any(value.requires_grad for value in statistics.values())
+    assert all(value.ndim == 0 for value in statistics.values())

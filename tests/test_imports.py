@@ -1,0 +1,127 @@
+"""Imports point one way: cli -> config -> everything; what only computes knows nobody.
+
+The rules are read from the source, so that an import inside a function counts, too.
+"""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import tcl_train
+
+PACKAGE = Path(tcl_train.__file__).parent
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+# What each part may never import. A part is a module or a folder directly below the package.
+COMMANDS = {"cli", "__main__", "train", "compose", "reevaluate", "sweep", "result", "config"}
+WHO_COMPUTES = {"losses", "models", "data"}
+FORBIDDEN = {
+    "losses": {*COMMANDS, "models", "data", "engine", "evaluation", "methods"},
+    "models": {*COMMANDS, "losses", "data", "engine", "evaluation", "methods"},
+    "data": {*COMMANDS, "losses", "models", "engine", "evaluation", "methods"},
+    "methods": {*COMMANDS, "data", "engine", "evaluation"},
+    "engine": COMMANDS,
+    "evaluation": COMMANDS,
+    "checks": {"*"},
+    "errors": {"*"},
+    "randomness": {"*"},
+}
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def parts_imported(source: str, name: str, *, is_package: bool = False) -> set[str]:
+    """The parts of the package that a module's source imports, its own left out."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            above = name.split(".")[: None if is_package else -1]
+            base = above[: len(above) - node.level + 1] if node.level else []
+            origin = ".".join([*base, *([node.module] if node.module else [])])
+            # `from tcl_train import checks` imports a part; `from tcl_train.checks import x` does
+            # not import `tcl_train.checks.x`, but the first two words are what counts.
+            found |= {f"{origin}.{alias.name}" for alias in node.names}
+    words = [module.split(".") for module in found]
+    parts = {w[1] for w in words if w[0] == "tcl_train" and len(w) > 1}
+    return {part for part in parts if not part.startswith("__")} - {*name.split(".")[1:2]}
+
+
+@pytest.mark.parametrize(
+    ("source", "parts"),
+    [
+        ("import torch", set()),
+        ("import tcl_train.engine.fit as f", {"engine"}),
+        ("from tcl_train import checks, data", {"checks", "data"}),
+        ("from tcl_train import __version__", set()),
+        ("from tcl_train.engine.fit import fit", {"engine"}),
+        ("from tcl_train.losses import dense", set()),
+        ("def f():\n    from tcl_train.cli import main", {"cli"}),
+        ("from .. import models", {"models"}),
+        ("from ..models.resnet import resnet8", {"models"}),
+        ("from . import dense", set()),
+        ("from .dense import pairs", set()),
+    ],
+)
+def test_imports_are_read_from_the_source(source, parts):
+    assert parts_imported(source, "tcl_train.losses.tcl") == parts
+
+
+def test_imports_of_a_folder_itself_are_read_from_the_source():
+    name = "tcl_train.losses"
+    assert parts_imported("from . import tcl", name, is_package=True) == set()
+    assert parts_imported("from ..data import images", name, is_package=True) == {"data"}
+
+
+@pytest.mark.parametrize("part", FORBIDDEN)
+def test_imports_point_one_way(part):
+    paths = [p for p in MODULES if p.relative_to(PACKAGE).parts[0] in (part, f"{part}.py")]
+    assert paths, f"the package has no {part} any more; so the rule can go"
+    for path in paths:
+        name = module_name(path)
+        parts = parts_imported(
+            path.read_text(encoding="utf-8"), name, is_package=path.stem == "__init__"
+        )
+        wrong = parts if "*" in FORBIDDEN[part] else parts & FORBIDDEN[part]
+        assert not wrong, f"{name} imports {', '.join(sorted(wrong))}"
+
+
+def test_no_module_is_called_what_says_nothing():
+    names = {path.stem for path in MODULES}
+    assert not names & {"utils", "util", "helpers", "common", "misc"}
+
+
+def after(statement: str) -> set[str]:
+    """The top-level modules that are loaded after a statement in a fresh interpreter."""
+    code = f"{statement}\nimport sys\nprint(*{{m.split('.')[0] for m in sys.modules}})"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert done.stderr == ""
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize("name", ["tcl_train", "tcl_train.cli", "tcl_train.compose"])
+def test_help_does_not_wait_for_torch(name):
+    loaded = after(f"import {name}")
+    assert "tcl_train" in loaded
+    assert not loaded & {"torch", "torchvision", "sklearn", "numpy", "tensorboard"}
+
+
+def test_the_package_loads_nothing_but_the_standard_library():
+    assert not after("import tcl_train") - {"tcl_train"} - set(sys.stdlib_module_names) - after("")
+
+
+def test_load_encoder_is_there_when_asked_for():
+    assert callable(tcl_train.load_encoder)
+    with pytest.raises(AttributeError, match="module 'tcl_train' has no attribute 'load_decoder'"):
+        _ = tcl_train.load_decoder
