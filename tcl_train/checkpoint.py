@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -61,11 +61,12 @@ class Checkpoints:
                 old.unlink()
 
 
-def load(path: Path) -> dict[str, Any]:
+def load(path: Path, needed: Iterable[str] = ()) -> dict[str, Any]:
     """What :meth:`Checkpoints.save` wrote, on the CPU.
 
     Raises:
-        RequestError: there is none, or it is not a whole checkpoint of this program.
+        RequestError: there is none, it is not a whole checkpoint of this program, or it lacks a
+            part that is needed.
     """
     if not path.is_file():
         raise RequestError(f"{path}: there is no checkpoint; give the directory of a run")
@@ -80,4 +81,7 @@ def load(path: Path) -> dict[str, Any]:
         raise RequestError(
             f"{path}: checkpoint format {found} is not the {FORMAT} that this version reads"
         )
+    lacking = [part for part in needed if part not in state]
+    if lacking:
+        raise RequestError(f"{path}: lacks {', '.join(lacking)}; take another checkpoint")
     return state

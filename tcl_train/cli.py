@@ -15,6 +15,7 @@ from types import FrameType
 from tcl_train import __version__
 from tcl_train.errors import Interrupted, RequestError, TrainingError
 
+CFG_KINDS = ("job", "hydra", "all")
 PRINTING_FLAGS = ("--cfg", "-c", "--info", "-i", "--hydra-help", "--shell-completion", "-sc")
 
 
@@ -72,8 +73,7 @@ def _train(words: list[str]) -> int:
     if {"-m", "--multirun"} & set(words):
         return _sweep([word for word in words if word not in ("-m", "--multirun")])
     if any(word.split("=")[0] in PRINTING_FLAGS for word in words):
-        _hydra_main(words, lambda config: None)  # noqa: ARG005
-        return 0
+        return _print_config(words)
     for word in words:
         if word.startswith("-"):
             raise RequestError(
@@ -100,15 +100,31 @@ def _train(words: list[str]) -> int:
     return 0
 
 
+def _print_config(words: list[str]) -> int:
+    """Hydra prints; what is typed beside its flags is checked as for a run."""
+    from tcl_train.compose import compose_run, understood
+
+    for flag, kinds in (("--cfg", CFG_KINDS), ("-c", CFG_KINDS)):
+        if flag in words:
+            kind = "".join(words[words.index(flag) + 1 :][:1])
+            if kind not in kinds:
+                raise RequestError(f"{flag} {kind}: give one of {', '.join(kinds)}")
+    words = understood(words)
+    compose_run([w for w in words if "=" in w and not w.startswith("-")])
+    _hydra_main(words, lambda config: None)  # noqa: ARG005
+    return 0
+
+
 def _sweep(words: list[str]) -> int:
     """Checks every job of the sweep, then runs one after the other (or as Hydra's launcher does);
     returns the first exit status that is not 0."""
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
     from hydra.core.hydra_config import HydraConfig
 
-    from tcl_train.compose import compose_run, parse
+    from tcl_train.compose import compose_run, parse, understood
     from tcl_train.sweep import run_job
 
+    words = understood(words)
     overrides = parse(words)
     if not any(o.key_or_group in ("hydra/sweeper", "hydra/launcher") for o in overrides):
         for job in BasicSweeper.split_arguments(overrides, None)[0]:
@@ -117,13 +133,24 @@ def _sweep(words: list[str]) -> int:
     fixed = [o.key_or_group for o in overrides if not o.is_sweep_override()]
     exclude = f"hydra.job.config.override_dirname.exclude_keys=[{','.join(fixed)}]"
     statuses: list[int] = []
+    stopped: list[Exception] = []
 
     def run(config: object) -> None:  # noqa: ARG001 - the child composes it again
         hydra = HydraConfig.get()
         task_words = list(hydra.overrides.task)
-        statuses.append(run_job(task_words, Path(hydra.runtime.output_dir), Path(hydra.sweep.dir)))
+        job_dir, sweep_dir = Path(hydra.runtime.output_dir), Path(hydra.sweep.dir)
+        try:
+            statuses.append(run_job(task_words, job_dir, sweep_dir))
+        except (Interrupted, RequestError) as error:
+            stopped.append(error)
+            raise KeyboardInterrupt from error  # Hydra would print a traceback of anything else
 
-    _hydra_main(["--multirun", *words, exclude], run)
+    try:
+        _hydra_main(["--multirun", *words, exclude], run)
+    except KeyboardInterrupt:
+        if stopped:
+            raise stopped[0] from None
+        raise
     return next((status for status in statuses if status), 0)
 
 

@@ -7,6 +7,7 @@ nearest known one, an unknown choice with the list. Nothing here needs torch.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,8 +35,9 @@ def config_dir() -> Path:
 
 
 def groups() -> list[str]:
-    """The config groups that users choose from."""
-    return sorted(path.name for path in config_dir().iterdir() if path.is_dir())
+    """The config groups that users choose from; the recipe comes with the data set."""
+    found = (path.name for path in config_dir().iterdir() if path.is_dir())
+    return sorted(name for name in found if name != "recipe")
 
 
 def choices(group: str) -> list[str]:
@@ -53,7 +55,7 @@ def parse(words: Sequence[str]) -> list[Override]:
     """Raises RequestError for a word that is no override."""
     parser = OverridesParser.create()
     overrides = []
-    for word in words:
+    for word in understood(words):
         try:
             overrides += parser.parse_overrides([word])
         except HydraException as error:
@@ -62,6 +64,25 @@ def parse(words: Sequence[str]) -> list[Override]:
                 f"{word}: not understood ({first}); write key=value or group=choice"
             ) from error
     return overrides
+
+
+PLAIN_VALUE = re.compile(r"([A-Za-z_][\w./@]*)=([^\[\]{}'\",]+)")
+
+
+def understood(words: Sequence[str]) -> list[str]:
+    """The words, with quotes round values that Hydra's grammar cannot read otherwise, such as a
+    folder's name with = or ~ in it."""
+    parser = OverridesParser.create()
+    result = []
+    for word in words:
+        try:
+            parser.parse_overrides([word])
+        except HydraException:
+            match = PLAIN_VALUE.fullmatch(word)
+            if match:
+                word = f"{match[1]}={quoted(match[2])}"
+        result.append(word)
+    return result
 
 
 @contextmanager
@@ -84,8 +105,14 @@ def compose_run(words: Sequence[str]) -> Composed:
     Raises:
         RequestError: explains the first word that cannot be carried out.
     """
+    words = understood(words)
     overrides = parse(words)
     for override in overrides:
+        if override.is_delete() and not override.key_or_group.startswith("augment."):
+            raise RequestError(
+                f"{override.input_line}: only what is below augment can be taken out; every other "
+                "key is needed"
+            )
         if override.is_sweep_override():
             raise RequestError(
                 f"{override.input_line}: several values for {override.key_or_group} need the flag "
@@ -94,13 +121,16 @@ def compose_run(words: Sequence[str]) -> Composed:
     with _hydra():
         try:
             config = compose(CONFIG_NAME, list(words), return_hydra_config=True)
-        except (HydraException, OmegaConfBaseException) as error:
+        except (HydraException, OmegaConfBaseException, ValueError) as error:
             raise RequestError(_explain(overrides, error)) from error
-        known = set(compose(CONFIG_NAME, _of_groups(overrides), return_hydra_config=True))
+        base = compose(CONFIG_NAME, _of_groups(overrides), return_hydra_config=True)
     for override in overrides:
-        root = override.key_or_group.split(".")[0]
-        if override.is_add() and root not in known and root not in groups():
-            raise RequestError(_unknown_key(override, known))
+        key = override.key_or_group
+        root = key.split(".")[0]
+        if _is_added(override) and root not in base and root not in groups():
+            raise RequestError(_unknown_key(override, set(map(str, base))))
+        if root != "hydra" and not _is_group(override):
+            _check_kind(override, base, config)
     HydraConfig.instance().set_config(config)  # for ${hydra:...} in our own config
     try:
         ours = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
@@ -162,11 +192,15 @@ def evaluation_config(stored: DictConfig, words: Sequence[str]) -> DictConfig:
                 f"{', '.join(EVALUATION_SETTINGS)}, and their keys"
             )
     chosen = {override.key_or_group for override in given}
-    # What the run said of its own data set goes when another one is chosen.
+    if "dataset" in chosen:
+        chosen.add("probe")  # which its recipe chooses
+    # What the run said of its own data set goes when another one is chosen, and with it what it
+    # said of parts that the other data set's recipe may not have.
     kept = [
         override.input_line or ""
         for override in parse(stored.overrides)
-        if override.key_or_group.split(".")[0] not in chosen
+        if (root := override.key_or_group.split(".")[0]) not in chosen
+        and root in (*EVALUATION_KEYS, *EVALUATION_SETTINGS)
     ]
     composed = compose_run([*kept, *words]).config
     for key in (*EVALUATION_KEYS, *EVALUATION_SETTINGS):
@@ -179,6 +213,24 @@ def evaluation_config(stored: DictConfig, words: Sequence[str]) -> DictConfig:
 # ------------------------------------------------------------------ explaining
 
 
+def _check_kind(override: Override, base: DictConfig, config: DictConfig) -> None:
+    """A single value must not take the place of settings."""
+    parent, _, name = override.key_or_group.rpartition(".")
+    nodes = [OmegaConf.select(c, parent) if parent else c for c in (base, config)]
+    if not all(isinstance(node, DictConfig) and name in node for node in nodes):
+        return
+    before, now = (node._get_node(name) for node in nodes)
+    if isinstance(before, DictConfig) and not isinstance(now, DictConfig):
+        raise RequestError(
+            f"{override.input_line}: {override.key_or_group} holds settings of its own; set one of "
+            f"{', '.join(map(str, before))}, as in {override.key_or_group}.KEY=VALUE"
+        )
+
+
+def _is_added(override: Override) -> bool:
+    return override.is_add() or override.is_force_add()
+
+
 def _of_groups(overrides: Iterable[Override]) -> list[str]:
     """The words that choose, without those that set values."""
     return [o.input_line for o in overrides if _is_group(o) and o.input_line is not None]
@@ -186,14 +238,14 @@ def _of_groups(overrides: Iterable[Override]) -> list[str]:
 
 def _is_group(override: Override) -> bool:
     group = override.key_or_group
-    return group.startswith("hydra/") or (config_dir() / group).is_dir()
+    return group.startswith("hydra/") or group in groups()
 
 
 def _explain(overrides: Sequence[Override], error: Exception) -> str:
     for override in overrides:
         if _is_group(override) and not override.key_or_group.startswith("hydra/"):
-            group, value = override.key_or_group, str(override.value())
-            if value not in choices(group):
+            group, value = override.key_or_group, str(override.get_value_element_as_str())
+            if value not in choices(group) and not (group == "experiment" and value == "null"):
                 near = _nearest(value, choices(group))
                 return (
                     f"{group}={value}: no such {group}{near}; choose one of "
@@ -205,7 +257,7 @@ def _explain(overrides: Sequence[Override], error: Exception) -> str:
         return _first_line(error)
     known = set(_keys(base))
     for override in overrides:
-        if not _is_group(override) and not override.is_add():
+        if not _is_group(override) and not _is_added(override):
             key = override.key_or_group
             if key not in known and not key.startswith("hydra."):
                 return _unknown_key(override, known)
@@ -214,6 +266,8 @@ def _explain(overrides: Sequence[Override], error: Exception) -> str:
 
 def _unknown_key(override: Override, known: set[str]) -> str:
     key = override.key_or_group
+    if not key:
+        return f"{override.input_line}: not understood; write key=value or group=choice"
     with_key = _losses_with(key)
     if with_key:
         return (

@@ -62,6 +62,8 @@ class Settings:
         checks.boolean("compile", self.compile)
         checks.boolean("random_encoder_baseline", self.random_encoder_baseline)
         checks.integer("log_every", self.log_every, at_least=1)
+        if not isinstance(self.checkpoint, Mapping):
+            raise TypeError(f"checkpoint must hold every and keep, got {self.checkpoint!r}")
         checks.integer("checkpoint.every", self.checkpoint["every"], at_least=1)
         if self.checkpoint["keep"] != "all":
             checks.integer("checkpoint.keep (or all)", self.checkpoint["keep"], at_least=1)

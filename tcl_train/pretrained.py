@@ -14,6 +14,7 @@ from tcl_train.models.encoder import Encoder
 from tcl_train.run_dir import RunDir
 
 PREFIX = "encoder."
+NEEDED = ("method", "about")
 
 
 def load_encoder(run: str | Path) -> Encoder:
@@ -29,7 +30,9 @@ def load_encoder(run: str | Path) -> Encoder:
         RequestError: there is no run or no whole checkpoint, or the two do not match.
     """
     run_dir = RunDir(run)
-    return restore_encoder(run_dir.read_config(), load(run_dir.checkpoints / "last.pt"))
+    return restore_encoder(
+        run_dir.read_config(), load(run_dir.checkpoints / "last.pt", needed=NEEDED)
+    )
 
 
 def restore_encoder(config: DictConfig, state: dict[str, Any]) -> Encoder:

@@ -14,7 +14,7 @@ from tcl_train import config as configs
 from tcl_train.checkpoint import write_atomically
 from tcl_train.errors import RequestError
 from tcl_train.evaluation.evaluate import evaluate
-from tcl_train.pretrained import restore_encoder
+from tcl_train.pretrained import NEEDED, restore_encoder
 from tcl_train.run_dir import RunDir
 from tcl_train.runtime import Runtime
 
@@ -31,7 +31,7 @@ def reevaluate(config: DictConfig, run_dir: RunDir) -> dict[str, Any]:
     """
     settings = configs.read_settings(config)
     probe = configs.build_probe(config)
-    state = checkpoint.load(run_dir.checkpoints / "last.pt")
+    state = checkpoint.load(run_dir.checkpoints / "last.pt", needed=NEEDED)
     encoder = restore_encoder(config, state)
     runtime = Runtime(device=settings.device, precision=settings.precision, compile=False)
     data = configs.build_data(config, supervised=True)

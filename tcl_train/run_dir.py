@@ -10,6 +10,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from tcl_train.errors import RequestError
 
+NEEDED_KEYS = ("names", "overrides", "encoder", "dataset", "seed")
+
 
 class RunDir:
     """A run's directory. `result.json` is there if and only if the run finished."""
@@ -80,7 +82,8 @@ class RunDir:
             ) from None
         except Exception as error:
             raise RequestError(f"{self.config}: not readable as YAML ({error})") from error
-        assert isinstance(config, DictConfig)
+        if not isinstance(config, DictConfig) or any(key not in config for key in NEEDED_KEYS):
+            raise RequestError(f"{self.config}: is not the config of a run; give a run directory")
         return config
 
     def read_result(self) -> dict[str, Any]:

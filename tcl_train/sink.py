@@ -8,6 +8,7 @@ import math
 import sys
 import warnings
 from collections.abc import Mapping
+from logging.handlers import MemoryHandler
 from types import TracebackType
 from typing import Any
 
@@ -27,7 +28,8 @@ class Sink:
             from torch.utils.tensorboard import SummaryWriter
 
             self._writer = SummaryWriter(
-                str(run_dir.tensorboard), purge_step=first_step + 1 if first_step else None
+                str(run_dir.tensorboard),
+                purge_step=first_step + 1 if run_dir.tensorboard.exists() else None,
             )
         if run_dir.metrics.exists():
             lines = run_dir.metrics.read_text().splitlines(keepends=True)
@@ -96,9 +98,21 @@ def log_to_terminal() -> None:
         package.addHandler(_AboveProgressBar())
 
 
-def log_to_file(run_dir: RunDir) -> logging.FileHandler:
-    """Messages also go to the run's train.log, with the time."""
+def hold_messages() -> MemoryHandler:
+    """Keeps messages for the train.log of a run that has no directory yet."""
+    handler = MemoryHandler(capacity=10_000, flushLevel=logging.CRITICAL + 1, flushOnClose=False)
+    logging.getLogger("tcl_train").addHandler(handler)
+    return handler
+
+
+def log_to_file(run_dir: RunDir, held: MemoryHandler | None = None) -> logging.FileHandler:
+    """Messages, those held among them, also go to the run's train.log, with the time."""
     handler = logging.FileHandler(run_dir.log, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-    logging.getLogger("tcl_train").addHandler(handler)
+    package = logging.getLogger("tcl_train")
+    if held is not None:
+        package.removeHandler(held)
+        held.setTarget(handler)
+        held.flush()
+    package.addHandler(handler)
     return handler

@@ -7,6 +7,7 @@ import logging
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from logging.handlers import MemoryHandler
 from time import perf_counter
 from typing import Any
 
@@ -26,7 +27,7 @@ from tcl_train.evaluation.probe import Probe
 from tcl_train.result import assemble_result, git_commit, summary
 from tcl_train.run_dir import RunDir
 from tcl_train.runtime import Runtime, Signals
-from tcl_train.sink import Sink, log_to_file
+from tcl_train.sink import Sink, hold_messages, log_to_file
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +40,16 @@ def train(config: DictConfig, run_dir: RunDir, *, resume: bool) -> dict[str, Any
     Raises:
         RequestError, TrainingError, Interrupted: see tcl_train/errors.py.
     """
+    held = hold_messages()
+    try:
+        return _train(config, run_dir, held, resume=resume)
+    finally:
+        logging.getLogger("tcl_train").removeHandler(held)
+
+
+def _train(
+    config: DictConfig, run_dir: RunDir, held: MemoryHandler, *, resume: bool
+) -> dict[str, Any]:
     begin = perf_counter()
     commit = git_commit()  # now, since the checkout may change while the run goes on
     settings = configs.read_settings(config)
@@ -47,7 +58,7 @@ def train(config: DictConfig, run_dir: RunDir, *, resume: bool) -> dict[str, Any
     checkpoints = Checkpoints(run_dir.checkpoints, **settings.checkpoint)
     state = None
     if resume and checkpoints.last.exists():
-        state = checkpoint.load(checkpoints.last)
+        state = checkpoint.load(checkpoints.last, needed=Trainer.PARTS)
     runtime = Runtime(
         device=settings.device,
         precision=settings.precision if state is None else state["runtime"]["precision"],
@@ -61,7 +72,7 @@ def train(config: DictConfig, run_dir: RunDir, *, resume: bool) -> dict[str, Any
     if not resume:
         run_dir.claim(config)
 
-    with _logged(run_dir), Sink(run_dir, first_step=trainer.step) as sink:
+    with _logged(run_dir, held), Sink(run_dir, first_step=trainer.step) as sink:
         _say_plan(config, trainer, data)
         trainer.fit(sink, checkpoints, Signals())
         measures = _measure(config, settings, trainer, data, probe)
@@ -164,10 +175,10 @@ def _measure(
 
 
 @contextmanager
-def _logged(run_dir: RunDir) -> Iterator[None]:
+def _logged(run_dir: RunDir, held: MemoryHandler) -> Iterator[None]:
     """Messages go to train.log too, and so do tracebacks, which the terminal does not see."""
     go_on = f"go on by: tcl-train resume={run_dir}"
-    handler = log_to_file(run_dir)
+    handler = log_to_file(run_dir, held)
     try:
         yield
     except (RequestError, TrainingError) as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -50,6 +50,15 @@ class Trainer:
     step: int = 0
     meter: Meter = field(default_factory=Meter)
 
+    PARTS: ClassVar = (
+        "method",
+        "optimizer",
+        "runtime",
+        "step",
+        "meter",
+        "about",
+    )  # of a checkpoint
+
     @property
     def total_steps(self) -> int:
         return self.epochs * self.loader.steps_per_epoch
@@ -79,9 +88,12 @@ class Trainer:
                         )
                     if signals.received:
                         self.check_finite(step)
+                        self.check_weights()
                         checkpoints.save(self.state_dict())
                         raise Interrupted(signals.received)
                 self.end_epoch(epoch + 1, scalars, checkpoints)
+            if signals.received:  # it came while the last checkpoint was written
+                raise Interrupted(signals.received)
 
     def train_step(self, batch: Batch) -> Step:
         """Views, loss, gradient, update. Nothing here waits for the device."""
@@ -115,6 +127,15 @@ class Trainer:
                 f"(now {self.lr:g}), warm-up (scheduler.warmup_epochs) or precision=fp32"
             )
 
+    def check_weights(self) -> None:
+        """A loss is from before its update; the weights to be saved must be finite, too."""
+        finite = torch.stack([p.isfinite().all() for p in self.method.parameters()])
+        if not finite.all():
+            raise TrainingError(
+                f"the weights are not finite after step {self.step}; try a lower lr "
+                f"(now {self.lr:g}), warm-up (scheduler.warmup_epochs) or precision=fp32"
+            )
+
     def end_epoch(
         self, epochs_done: int, scalars: dict[str, float], checkpoints: Checkpoints
     ) -> None:
@@ -134,6 +155,7 @@ class Trainer:
         if warning:
             log.warning("epoch %d: %s", epochs_done, warning)
         if checkpoints.due(epochs_done) or epochs_done == self.epochs:
+            self.check_weights()
             checkpoints.save(self.state_dict(), epochs_done=epochs_done)
 
     def state_dict(self) -> dict[str, Any]:

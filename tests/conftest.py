@@ -1,0 +1,340 @@
+"""What all tests share: a tiny run, ways to start it, and a machine that is always the same.
+
+A tiny run is a thin ResNet-8 on the digits for an epoch of five steps; it takes about a second.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import logging
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import DictConfig
+from PIL import Image
+
+from tcl_train.data.dataset import DataSet, Split
+from tcl_train.data.images import ArrayImages
+from tcl_train.run_dir import RunDir
+
+TINY = {
+    "dataset": "digits",
+    "encoder": "resnet8",
+    "encoder.width": "4",
+    "epochs": "1",
+    "batch_size": "256",
+    "log_every": "1",
+    "device": "cpu",
+    "precision": "fp32",
+    "random_encoder_baseline": "false",
+    "probe.l2": "[1e-3]",
+}
+
+
+# ------------------------------------------------------------------ the machine
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Sums in another order are other sums, and two test workers share two cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Decoded images go to a temporary folder, not to the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.delenv("HYDRA_FULL_ERROR", raising=False)
+        patch.delenv("TCL_TRAIN_DATA", raising=False)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _composed_once() -> Iterator[None]:
+    """Hydra takes longer to compose a config than a tiny run takes to train, and the tests ask for
+    the same ones again and again."""
+    from tcl_train import compose as module
+
+    composed: dict[Any, DictConfig] = {}
+    compose = module.compose
+
+    def once(name: str, words: list[str], **keys: Any) -> DictConfig:
+        key = (name, *words, *keys.items())
+        if key not in composed:
+            composed[key] = compose(name, words, **keys)
+        return copy.deepcopy(composed[key])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "compose", once)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _package_log_as_it_was() -> Iterator[None]:
+    """The commands set up the package's log; the next test should not find it so."""
+    package = logging.getLogger("tcl_train")
+    handlers, level, propagate = list(package.handlers), package.level, package.propagate
+    yield
+    package.handlers[:] = handlers
+    package.setLevel(level)
+    package.propagate = propagate
+
+
+# ------------------------------------------------------------------ tiny runs in this process
+
+
+def _tiny_words(*words: str) -> list[str]:
+    given = {word.split("=")[0].lstrip("+~") for word in words}
+    kept = [
+        f"{key}={value}"
+        for key, value in TINY.items()
+        if key not in given and key.split(".")[0] not in given  # another choice has other keys
+    ]
+    return [*kept, *words]
+
+
+def _compose_tiny(*words: str) -> DictConfig:
+    from tcl_train.compose import compose_run
+
+    return compose_run(_tiny_words(*words)).config
+
+
+def _train_tiny(run_dir: RunDir | Path, *words: str) -> dict[str, Any]:
+    from tcl_train.train import train
+
+    return train(_compose_tiny(*words), RunDir(str(run_dir)), resume=False)
+
+
+@pytest.fixture(scope="session")
+def tiny_words() -> Callable[..., list[str]]:
+    """`tiny_words("epochs=2")`: the words of a tiny run, with these put in or in place of it."""
+    return _tiny_words
+
+
+@pytest.fixture(scope="session")
+def compose_tiny() -> Callable[..., DictConfig]:
+    """`compose_tiny("epochs=2")`: the config of a tiny run."""
+    return _compose_tiny
+
+
+@pytest.fixture(scope="session")
+def train_tiny() -> Callable[..., dict[str, Any]]:
+    """`train_tiny(directory, "epochs=2")`: a tiny run in this process; its result."""
+    return _train_tiny
+
+
+@pytest.fixture(scope="session")
+def few_digits() -> DataSet:
+    """The first of the digits: 5 batches of 32 to train with, and 60 to test with."""
+    from tcl_train import config as configs
+
+    data = configs.build_data(_compose_tiny(), supervised=True)
+
+    def first(split: Split | None, count: int) -> Split:
+        assert split is not None
+        assert isinstance(split.images, ArrayImages)
+        assert split.labels_N is not None
+        return Split(ArrayImages(split.images.images_NCHW[:count]), split.labels_N[:count])
+
+    train = first(data.train, 167)
+    return dataclasses.replace(data, pretrain=train, train=train, test=first(data.test, 60))
+
+
+@pytest.fixture
+def on_few_digits(few_digits: DataSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs see those only, so that a run takes a tenth of a second. Give batch_size=32."""
+    from tcl_train import config as configs
+
+    monkeypatch.setattr(configs, "build_data", lambda *_, **__: few_digits)
+
+
+# ------------------------------------------------------------------ commands
+
+
+class Outcome(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+    @property
+    def last_line(self) -> str:
+        return self.out.splitlines()[-1]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory, so that whatever a command leaves is seen."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def command(here: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    """`command("epochs=0")` is `tcl-train epochs=0` in this process."""
+    from tcl_train import cli
+
+    def run(*words: str, main: Callable[[Sequence[str]], int] = cli.main) -> Outcome:
+        capsys.readouterr()
+        status = main(list(words))
+        return Outcome(status, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def refused(command: Callable[..., Outcome], tmp_path: Path) -> Callable[..., str]:
+    """Runs a command that must be refused as the contract says, and gives its one line."""
+
+    def run(*words: str, status: int = 2, **keys: Any) -> str:
+        before = _contents(tmp_path)
+        outcome = command(*words, **keys)
+        assert outcome.status == status, outcome.err
+        assert _contents(tmp_path) == before, "something was written"
+        return _one_line(outcome.err)
+
+    return run
+
+
+def _one_line(err: str) -> str:
+    lines = err.splitlines()
+    assert len(lines) == 1, err
+    name, _, message = lines[0].partition(": ")
+    assert name in ("tcl-train", "tcl-eval")
+    assert message
+    assert "Traceback" not in err
+    return message
+
+
+@pytest.fixture(scope="session")
+def one_line() -> Callable[[str], str]:
+    """`one_line(err)`: the message, which is the one line on standard error; no traceback."""
+    return _one_line
+
+
+def _contents(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """All files below a folder with what is in them, and all folders."""
+    return {
+        str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes())
+        if path.is_file()
+        else (0, b"")
+        for path in folder.rglob("*")
+    }
+
+
+@pytest.fixture(scope="session")
+def contents() -> Callable[[Path], dict[str, tuple[int, bytes]]]:
+    """`contents(folder)`: all that is below it, to see whether anything has changed."""
+    return _contents
+
+
+@pytest.fixture
+def signalled(monkeypatch: pytest.MonkeyPatch) -> Callable[..., AbstractContextManager[None]]:
+    """`with signalled(step): ...` sends this process a real signal when a step is written down
+    (so log_every must be 1), in the middle of the training loop."""
+    from tcl_train.sink import Sink
+
+    @contextmanager
+    def at(step: int, signum: int = signal.SIGINT, times: int = 1) -> Iterator[None]:
+        write = Sink.write
+
+        def write_and_signal(self: Sink, here: int, epoch: int, scalars: Any) -> None:
+            write(self, here, epoch, scalars)
+            if here == step and "loss" in scalars:
+                for _ in range(times):
+                    signal.raise_signal(signum)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Sink, "write", write_and_signal)
+            yield
+
+    return at
+
+
+# ------------------------------------------------------------------ commands as users start them
+
+
+@pytest.fixture(scope="session")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subprocess.Popen[str]]:
+    """`start("tcl-train", "epochs=1")`: the command as a process, in a folder of its own."""
+
+    def run(name: str, *words: str) -> subprocess.Popen[str]:
+        program = [str(Path(sys.executable).with_name(name))]
+        if name == "python -m tcl_train":
+            program = [sys.executable, "-m", "tcl_train"]
+        return subprocess.Popen(
+            [*program, *words],
+            cwd=tmp_path_factory.mktemp("process"),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
+
+    return run
+
+
+class Finished(NamedTuple):
+    """A run that was started as a process and finished. Nobody may write into its directory."""
+
+    outcome: Outcome
+    run_dir: RunDir
+
+
+@pytest.fixture(scope="session")
+def finished(
+    start: Callable[..., subprocess.Popen[str]], tmp_path_factory: pytest.TempPathFactory
+) -> Finished:
+    directory = tmp_path_factory.mktemp("finished") / "run"
+    words = _tiny_words("epochs=2", "random_encoder_baseline=true", f"hydra.run.dir={directory}")
+    process = start("tcl-train", *words)
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    return Finished(Outcome(process.returncode, out, err), RunDir(directory))
+
+
+# ------------------------------------------------------------------ image folders
+
+
+@pytest.fixture(scope="session")
+def write_images() -> Callable[..., Path]:
+    """`write_images(root, {"train/red": 9, "test/red": 3})`: folders of noisy images, each class
+    (the last part of the name) in a colour of its own."""
+
+    def write(root: Path, counts: dict[str, int], *, size: int = 8) -> Path:
+        names = sorted({Path(folder).name for folder in counts})
+        for folder, count in counts.items():
+            (root / folder).mkdir(parents=True, exist_ok=True)
+            rng = np.random.default_rng(len(folder))
+            bright = names.index(Path(folder).name)
+            for number in range(count):
+                image = rng.integers(0, 60, (size, size, 3))
+                image[:, :, bright % 3] += 180
+                Image.fromarray(image.astype(np.uint8)).save(root / folder / f"{number}.png")
+        return root
+
+    return write
+
+
+@pytest.fixture
+def two_classes(tmp_path: Path, write_images: Callable[..., Path]) -> Path:
+    """An image folder with two classes that are easy to tell apart."""
+    counts = {"train/blue": 12, "train/red": 12, "test/blue": 6, "test/red": 6}
+    return write_images(tmp_path / "images", counts)
