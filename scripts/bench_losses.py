@@ -116,15 +116,15 @@ def value_and_gradient(loss: Loss, z_ND: Tensor, y_N: Tensor) -> float:
 
 
 def time_all(
-    losses: dict[str, Loss], z_ND: Tensor, y_N: Tensor, seconds: float
+    losses: dict[str, Loss], z_ND: Tensor, y_N: Tensor, seconds: float, least_turns: int
 ) -> dict[str, float]:
-    """Median seconds of each, alternating; at least 3 turns, then until the time is used."""
+    """Median seconds of each, alternating; so many turns, then until the time is used."""
     times: dict[str, list[float]] = {name: [] for name in losses}
     for loss in losses.values():
         value_and_gradient(loss, z_ND, y_N)  # warm-up
     begin = perf_counter()
     turns = 0
-    while turns < 3 or (perf_counter() - begin < seconds and turns < 50):
+    while turns < least_turns or (perf_counter() - begin < seconds and turns < 50):
         for name, loss in losses.items():
             start = perf_counter()
             value_and_gradient(loss, z_ND, y_N)
@@ -176,7 +176,7 @@ def measure(loss: str, n: int, dtype: str, given: argparse.Namespace) -> dict[st
     ]
     made = {kind: IMPLEMENTATIONS[loss][kind]() for kind in kinds}
     z_ND, y_N = rows_of(loss, n, getattr(torch, dtype), device)
-    times = time_all(made, z_ND, y_N, given.seconds)
+    times = time_all(made, z_ND, y_N, given.seconds, given.turns)
     row: dict[str, Any] = {"loss": loss, "rows": n, "dtype": dtype}
     for kind in ("ours", "dense", "pml", "product"):
         row[f"{kind} ms"] = 1e3 * times[kind] if kind in times else "-"
@@ -196,6 +196,7 @@ def main() -> None:
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
     parser.add_argument("--largest-dense", type=int, default=8192)
     parser.add_argument("--seconds", type=float, default=10.0, help="a table row, roughly")
+    parser.add_argument("--turns", type=int, default=3, help="at least")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, default=Path("results/bench_losses.csv"))
     parser.add_argument("--memory-of", nargs=4, help=argparse.SUPPRESS)
