@@ -67,21 +67,25 @@ def _cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
 @pytest.fixture(scope="session", autouse=True)
 def _composed_once() -> Iterator[None]:
     """Hydra takes longer to compose a config than a tiny run takes to train, and the tests ask for
-    the same ones again and again."""
+    the same ones again and again. Each gets a copy."""
     from tcl_train import compose as module
 
-    composed: dict[Any, DictConfig] = {}
-    compose = module.compose
-
-    def once(name: str, words: list[str], **keys: Any) -> DictConfig:
-        key = (name, *words, *keys.items())
-        if key not in composed:
-            composed[key] = compose(name, words, **keys)
-        return copy.deepcopy(composed[key])
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "compose", once)
+        for name in ("compose", "compose_run"):
+            patch.setattr(module, name, _remembered(getattr(module, name)))
         yield
+
+
+def _remembered(function: Callable[..., Any]) -> Callable[..., Any]:
+    known: dict[Any, Any] = {}
+
+    def call(*args: Any, **keys: Any) -> Any:
+        key = (repr(args), repr(keys), os.environ.get("TCL_TRAIN_DATA"))
+        if key not in known:
+            known[key] = function(*args, **keys)
+        return copy.deepcopy(known[key])
+
+    return call
 
 
 @pytest.fixture(autouse=True)

@@ -193,14 +193,13 @@ def test_a_run_that_is_interrupted_again_and_again_ends_the_same(
     assert_same_run(run_dir, uninterrupted)
 
 
-@pytest.mark.parametrize("words", [("loss=ce",), ("loss=ntxent", "optimizer=adamw", "views=3")])
-def test_other_ways_to_train_go_on_as_exactly(
-    words: tuple[str, ...],
+def test_another_way_to_train_goes_on_as_exactly(
     interrupted: Callable[..., RunDir],
     command: Callable[..., Any],
     train_tiny: Callable[..., dict[str, Any]],
     tmp_path: Path,
 ) -> None:
+    words = ("loss=ntxent", "optimizer=adamw", "views=3")
     whole = RunDir(tmp_path / "whole")
     train_tiny(whole, *WORDS, *words)
     run_dir = interrupted(7, *words)
@@ -276,14 +275,13 @@ def test_what_changes_no_number_may_be_changed(
     assert (run_dir.checkpoints / "epoch-00002.pt").exists()
 
 
-@pytest.mark.parametrize("word", ["epochs=3", "loss=supcon"])
 def test_what_changes_numbers_is_refused(
-    word: str, interrupted: Callable[..., RunDir], refused: Callable[..., str]
+    interrupted: Callable[..., RunDir], refused: Callable[..., str]
 ) -> None:
     interrupted(1)
-    line = refused("resume=run", word)
-    assert word in line
-    assert f"was started with {word.split('=')[0]}=" in line
+    line = refused("resume=run", "epochs=3")
+    assert "epochs=3" in line
+    assert "was started with epochs=2" in line
 
 
 # ------------------------------------------------------------------ what cannot go on

@@ -153,25 +153,35 @@ def test_jobs_that_are_added_later_join_the_table(tmp_path: Path) -> None:
 def test_a_job_that_fails_is_seen_stops_no_other_and_is_run_again_with_the_sweep(
     children: Children, tcl_train: Callable[..., Any]
 ) -> None:
-    children.statuses = {"seed=1": 1, "seed=2": 2}
-    outcome = tcl_train("seed=1,2,3")
-    assert outcome.status == 1  # the first that is not 0
-    assert len(children.commands) == 3
-    assert column("status") == ["failed", "bad request", "finished"]
-    assert column("top1") == ["", "", "90.0"]
+    children.statuses = {"seed=1": 1}
+    outcome = tcl_train("seed=1,2")
+    assert outcome.status == 1
+    assert len(children.commands) == 2
+    assert column("status") == ["failed", "finished"]
+    assert column("top1") == ["", "90.0"]
 
-    results = [RunDir(directory).result for directory in column("dir")]
-    before = results[2].stat().st_mtime_ns
+    finished = RunDir(column("dir")[1]).result
+    before = finished.stat().st_mtime_ns
     children.commands, children.statuses = [], {}
-    outcome = tcl_train("seed=1,2,3")
+    outcome = tcl_train("seed=1,2")
     assert outcome.status == 0
     assert outcome.out.count("finished before, passed") == 1
-    started, anew = map(understood, children.commands)
-    assert ("seed=1" in started.words, started.how) == (True, "resume")
-    assert ("seed=2" in anew.words, anew.how) == (True, "hydra.run.dir")
-    assert column("status") == ["finished"] * 3
-    assert column("seed") == ["1", "2", "3"]
-    assert results[2].stat().st_mtime_ns == before
+    (again,) = map(understood, children.commands)
+    assert ("seed=1" in again.words, again.how) == (True, "resume")
+    assert column("status") == ["finished"] * 2
+    assert column("seed") == ["1", "2"]
+    assert finished.stat().st_mtime_ns == before
+
+
+def test_a_job_that_was_refused_left_nothing_to_go_on_with_and_starts_anew(
+    children: Children, tmp_path: Path
+) -> None:
+    children.statuses = {"seed=1": 2}
+    assert sweep.run_job(["seed=1"], tmp_path / "0", tmp_path) == 2
+    assert "bad request" in (tmp_path / "sweep.csv").read_text()
+    children.statuses = {}
+    assert sweep.run_job(["seed=1"], tmp_path / "0", tmp_path) == 0
+    assert [understood(command).how for command in children.commands] == ["hydra.run.dir"] * 2
 
 
 def test_another_sweep_does_not_take_a_run_for_its_own(children: Children, tmp_path: Path) -> None:
