@@ -42,14 +42,16 @@ class Weights(NamedTuple):
 
 
 class Tile(NamedTuple):
-    """The largest block: rows x columns."""
+    """The largest block, rows x columns. A batch of at most `whole` rows is one block, which is
+    kept for the backward pass."""
 
     rows: int
     columns: int
+    whole: int
 
 
-# Blocks that stay in a CPU's cache (the fastest of nine that were tried), and that fill a GPU.
-TILES = {"cpu": Tile(512, 1024), "cuda": Tile(2048, 8192)}
+# Blocks that stay in a CPU's cache (the fastest of those tried), and that fill a GPU.
+TILES = {"cpu": Tile(512, 1024, 1024), "cuda": Tile(2048, 8192, 4096)}
 
 # e^{s/tau} of unit rows stays in range, sums over a million rows included, up to this 1/tau.
 LARGEST_INVERSE_TAU = {torch.float32: 60.0, torch.float64: 600.0}
@@ -79,8 +81,11 @@ def log_denominator(
         weights: with a temperature for which :func:`unit_rows_fit`.
         tile: the largest block; None chooses for the device.
     """
+    tile = tile or tile_for(z_ND.device)
     with torch.autocast(z_ND.device.type, enabled=False):
-        return _Symmetric.apply(z_ND, group_N, weights, tile or tile_for(z_ND.device))
+        if len(z_ND) <= tile.whole:
+            return _Whole.apply(z_ND, group_N, weights)
+        return _Symmetric.apply(z_ND, group_N, weights, tile)
 
 
 class _Block(NamedTuple):
@@ -119,6 +124,26 @@ def _group_ends(group_N: Tensor) -> list[int]:
     return size_K.cumsum(0).repeat_interleave(size_K).tolist()
 
 
+class _Whole(torch.autograd.Function):
+    """All in one block: few operations, which is what counts for a small batch."""
+
+    @staticmethod
+    def forward(ctx: Any, z_ND: Tensor, group_N: Tensor, weights: Weights) -> Tensor:
+        block = _Block(0, len(z_ND), 0, len(z_ND), True)
+        terms = _terms(z_ND / weights.tau @ z_ND.T, block, group_N, weights)
+        d_N = terms.sum(1)
+        ctx.save_for_backward(z_ND, d_N, terms.slopes(weights.tau))
+        return d_N.log()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient_N: Tensor) -> tuple[Tensor, None, None]:
+        z_ND, d_N, slope_NN = ctx.saved_tensors
+        a_N = _by_sum(gradient_N, d_N)
+        with torch.autocast(z_ND.device.type, enabled=False):
+            return (a_N[:, None] + a_N).mul_(slope_NN) @ z_ND, None, None
+
+
 class _Symmetric(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, z_ND: Tensor, group_N: Tensor, weights: Weights, tile: Tile) -> Tensor:
@@ -127,15 +152,14 @@ class _Symmetric(torch.autograd.Function):
         buffer = z_ND.new_empty(tile.rows * max(tile.rows, tile.columns))
         for block in _blocks(group_N, tile):
             i, i_end, j, j_end, mixed = block
-            e_IJ = _product(scaled_ND[i:i_end], z_ND[j:j_end], buffer)
+            logit_IJ = _product(scaled_ND[i:i_end], z_ND[j:j_end], buffer)
             if mixed:
-                e_IJ = _terms(e_IJ, block, group_N, weights)
+                terms = _terms(logit_IJ, block, group_N, weights)
             else:
-                e_IJ.exp_()
-            scale = 1.0 if mixed else weights.negative
-            d_N[i:i_end].add_(e_IJ.sum(1), alpha=scale)
+                terms = _Terms(logit_IJ.exp_().mul_(weights.negative), None)
+            d_N[i:i_end] += terms.sum(1)
             if j != i:
-                d_N[j:j_end].add_(e_IJ.sum(0), alpha=scale)
+                d_N[j:j_end] += terms.sum(0)
         ctx.save_for_backward(z_ND, group_N, d_N)
         ctx.weights, ctx.tile = weights, tile
         return d_N.log()
@@ -146,8 +170,7 @@ class _Symmetric(torch.autograd.Function):
         z_ND, group_N, d_N = ctx.saved_tensors
         weights, tile = ctx.weights, ctx.tile
         scaled_ND = z_ND / weights.tau
-        # An empty sum has no gradient; 0 / 0 would be NaN.
-        a_N = torch.where(d_N == 0, 0, gradient_N / d_N)
+        a_N = _by_sum(gradient_N, d_N)
         d_z_ND = torch.zeros_like(z_ND)
         buffer = z_ND.new_empty(tile.rows * max(tile.rows, tile.columns))
         pair_buffer = torch.empty_like(buffer)
@@ -157,7 +180,7 @@ class _Symmetric(torch.autograd.Function):
                 h_IJ = _product(scaled_ND[i:i_end], z_ND[j:j_end], buffer)
                 a_I, a_J = a_N[i:i_end], a_N[j:j_end]
                 if mixed:
-                    h_IJ = _slopes(h_IJ, block, group_N, weights)
+                    h_IJ = _terms(h_IJ, block, group_N, weights).slopes(weights.tau)
                 else:
                     h_IJ.exp_()
                     a_I, a_J = (a * (weights.negative / weights.tau) for a in (a_I, a_J))
@@ -191,30 +214,39 @@ def _choose(mask_IJ: Tensor, yes: float, no: float, like_IJ: Tensor) -> Tensor:
     return torch.full_like(like_IJ, no).masked_fill_(mask_IJ, yes)
 
 
-def _terms(logit_IJ: Tensor, block: _Block, group_N: Tensor, weights: Weights) -> Tensor:
-    """The terms of D of a block with positives, from s/tau."""
+class _Terms(NamedTuple):
+    """The terms of D in a block: those that grow with s, and those of k1, which fall."""
+
+    attraction_IJ: Tensor
+    extra_IJ: Tensor | None
+
+    def sum(self, dim: int) -> Tensor:
+        total = self.attraction_IJ.sum(dim)
+        return total if self.extra_IJ is None else total + self.extra_IJ.sum(dim)
+
+    def slopes(self, tau: float) -> Tensor:
+        """The derivatives of the terms by s, in the memory of the first."""
+        slope_IJ = self.attraction_IJ.div_(tau)
+        return slope_IJ if self.extra_IJ is None else slope_IJ.sub_(self.extra_IJ)
+
+
+def _terms(logit_IJ: Tensor, block: _Block, group_N: Tensor, weights: Weights) -> _Terms:
+    """Of a block with positives, from s/tau, which is used up."""
     positive_IJ = _masks(block, group_N)
     e_IJ = logit_IJ.exp()
     if weights.positive != 1 or weights.negative != 1:
         e_IJ.mul_(_choose(positive_IJ, weights.positive, weights.negative, e_IJ))
-    if weights.k1:
-        e_IJ.add_(logit_IJ.mul_(-weights.tau).exp_().mul_(positive_IJ), alpha=weights.k1)
     if block.i == block.j:
         e_IJ.fill_diagonal_(0)
-    return e_IJ
-
-
-def _slopes(logit_IJ: Tensor, block: _Block, group_N: Tensor, weights: Weights) -> Tensor:
-    """The derivatives of the terms by s."""
-    positive_IJ = _masks(block, group_N)
-    e_IJ = logit_IJ.exp()
-    tau = weights.tau
-    e_IJ.mul_(_choose(positive_IJ, weights.positive / tau, weights.negative / tau, e_IJ))
+    extra_IJ = None
     if weights.k1:
-        e_IJ.sub_(logit_IJ.mul_(-weights.tau).exp_().mul_(positive_IJ), alpha=weights.k1)
-    if block.i == block.j:
-        e_IJ.fill_diagonal_(0)
-    return e_IJ
+        extra_IJ = logit_IJ.mul_(-weights.tau).exp_().mul_(positive_IJ).mul_(weights.k1)
+    return _Terms(e_IJ, extra_IJ)
+
+
+def _by_sum(gradient_N: Tensor, d_N: Tensor) -> Tensor:
+    """An empty sum has no gradient; 0 / 0 would be NaN."""
+    return torch.where(d_N == 0, 0, gradient_N / d_N)
 
 
 # ------------------------------------------------------------------ anchors against candidates

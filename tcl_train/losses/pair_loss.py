@@ -93,14 +93,14 @@ def sort_rows(z_ND: Tensor, y_N: Tensor) -> SortedRows:
     starts_N[1:] = y_N[1:] != y_N[:-1]
     group_N = starts_N.cumsum(0)
     size_K = z_ND.new_zeros(len(y_N)).index_add_(0, group_N, z_ND.new_ones(len(y_N)))
-    return SortedRows(z_ND[order_N], group_N, size_K[group_N] - 1)
+    return SortedRows(z_ND.index_select(0, order_N), group_N, size_K[group_N] - 1)
 
 
 def mean_positive_similarity(rows: SortedRows) -> Tensor:
     """Per row, the mean similarity with its positives, 0 without any. Taken from the sums over
     groups, so the cost is linear in N:  sum_p s_ip = z_i . (sum of its group - z_i)."""
     sum_KD = torch.zeros_like(rows.z_ND).index_add(0, rows.group_N, rows.z_ND)
-    others_ND = sum_KD[rows.group_N] - rows.z_ND
+    others_ND = sum_KD.index_select(0, rows.group_N) - rows.z_ND
     total_N = (rows.z_ND * others_ND).sum(1)
     # Without positives what is left of the sum is rounding.
     return torch.where(rows.count_N > 0, total_N / rows.count_N.clamp(min=1), 0 * total_N)

@@ -52,7 +52,7 @@ def simple_contrastive_loss(
 def _sum_of_negatives(rows: SortedRows) -> Tensor:
     """Linear in N: the sum over all rows less the sum over the row's group."""
     sum_KD = torch.zeros_like(rows.z_ND).index_add(0, rows.group_N, rows.z_ND)
-    others_ND = rows.z_ND.sum(0) - sum_KD[rows.group_N]
+    others_ND = rows.z_ND.sum(0) - sum_KD.index_select(0, rows.group_N)
     return (rows.z_ND * others_ND).sum(1)
 
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from tcl_train.losses import blockwise
 from tcl_train.losses.blockwise import Tile, Weights, log_denominator, log_denominator_of
 
-TILES = [Tile(1, 1), Tile(7, 3), Tile(3, 7), Tile(16, 16), Tile(500, 500)]
+TILES = [Tile(1, 1, 1), Tile(7, 3, 2), Tile(3, 7, 3), Tile(16, 16, 4), Tile(500, 500, 500)]
 WEIGHTS = [
     Weights(0.1),
     Weights(0.5, k1=1e4),
@@ -81,7 +81,7 @@ def test_blocks_cover_each_pair_once_and_masks_cover_the_positives(tile) -> None
 
 def test_large_groups_leave_most_blocks_without_a_mask() -> None:
     group_N = torch.arange(1000) // 100
-    mixed = [block.mixed for block in blockwise._blocks(group_N, Tile(64, 64))]
+    mixed = [block.mixed for block in blockwise._blocks(group_N, Tile(64, 64, 16))]
     assert sum(mixed) < len(mixed) / 2
 
 
@@ -114,7 +114,7 @@ def test_negatives_below_the_floor_are_left_out_and_positives_stay() -> None:
     arguments = (z_ND, z_ND, label_N, label_N, Weights(0.3))
     expected, (d_expected,) = with_gradient(plain(*arguments, own_N, floor_N), z_ND)
     got, (d_got,) = with_gradient(
-        log_denominator_of(*arguments, own_N=own_N, floor_N=floor_N, tile=Tile(6, 7)), z_ND
+        log_denominator_of(*arguments, own_N=own_N, floor_N=floor_N, tile=Tile(6, 7, 6)), z_ND
     )
     torch.testing.assert_close(got, expected)
     torch.testing.assert_close(d_got, d_expected)

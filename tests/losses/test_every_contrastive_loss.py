@@ -228,7 +228,7 @@ def test_the_size_of_blocks_does_not_matter(
     """The batches of these tests fit into one block; those of users do not."""
     z_ND, y_N = mixed_batch
     whole = [value_and_gradient(setting.loss(), z_ND, y_N) for setting in every_setting]
-    monkeypatch.setitem(blockwise.TILES, "cpu", blockwise.Tile(3, 4))
+    monkeypatch.setitem(blockwise.TILES, "cpu", blockwise.Tile(3, 4, 2))
     monkeypatch.setattr(negatives, "MOST_PAIRS", 40)
     for setting, (value, gradient_ND) in zip(every_setting, whole, strict=True):
         other, other_ND = value_and_gradient(setting.loss(), z_ND, y_N)
