@@ -109,9 +109,10 @@ def mean_positive_similarity(rows: SortedRows) -> Tensor:
 def mean_over_anchors(loss_N: Tensor, count_N: Tensor) -> Tensor:
     """The mean over the anchors that have a positive; 0, with gradient 0, where none has.
 
-    Anchors without positives are left out, neither counted as zeros nor divided by zero."""
+    Anchors without positives are left out, neither counted as zeros nor divided by zero; but a NaN
+    of theirs is not hidden."""
     has_N = count_N > 0
-    return torch.where(has_N, loss_N, 0).sum() / has_N.sum().clamp(min=1)
+    return torch.where(has_N | loss_N.isnan(), loss_N, 0).sum() / has_N.sum().clamp(min=1)
 
 
 # ------------------------------------------------------------------ dense, for equations

@@ -56,7 +56,7 @@ def _mean_over_triplets(
         # Ascending order of -s: how many negatives are above each threshold.
         above_NM = torch.searchsorted(-hardest_NP, -threshold_NM)
     total_NM = prefix_NP.gather(1, above_NM) - above_NM * threshold_NM
-    total_N = torch.where(positive_NM, total_NM, 0).sum(1)
+    total_N = torch.where(positive_NM | total_NM.isnan(), total_NM, 0).sum(1)
     triplets_N = positive_NM.sum(1) * negative_NM.sum(1)
     return 2 * total_N / triplets_N.clamp(min=1)
 

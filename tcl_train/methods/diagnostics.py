@@ -12,12 +12,13 @@ from torch import Tensor
 
 @torch.no_grad()
 def embedding_statistics(rows_ND: Tensor, labels_N: Tensor) -> dict[str, Tensor]:
-    """Three scalars of the normalised rows:
+    """Scalars of the normalised rows:
 
     positive_similarity, negative_similarity: mean cosine over the pairs with the same label (a
     row and itself left out) and with different labels; NaN where there is no such pair.
     embedding_spread: root mean square distance to the mean row; 0 when all rows are equal, 1
     when they are spread evenly over the sphere.
+    anchors_without_positives: rows with a label of their own; contrastive losses leave them out.
 
     Sums over pairs are taken from sums of rows, so the cost is linear in N.
     """
@@ -35,5 +36,6 @@ def embedding_statistics(rows_ND: Tensor, labels_N: Tensor) -> dict[str, Tensor]
         # Where there is no pair, what is left of the sums is rounding: 0 / 0 is meant.
         "positive_similarity": (within - itself) * (positives > 0) / positives,
         "negative_similarity": (total - within) * (negatives > 0) / negatives,
+        "anchors_without_positives": (size_K == 1).sum(),
         "embedding_spread": (itself / n - total / n**2).clamp(min=0).sqrt(),
     }

@@ -31,6 +31,8 @@ from tcl_train.losses import (
     SimpleContrastive,
     SupCon,
     Triplet,
+    blockwise,
+    negatives,
 )
 
 # ------------------------------------------------------------------ the equations
@@ -274,3 +276,11 @@ def gradient_by_similarity() -> Callable[[nn.Module, Tensor, Tensor], Tensor]:
         return (unit_ND.grad @ torch.linalg.pinv(unit_ND.detach())).fill_diagonal_(0)
 
     return measure
+
+
+@pytest.fixture(params=["one block", "many blocks"])
+def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The batches of these tests fit into one block; those of users do not."""
+    if request.param == "many blocks":
+        monkeypatch.setitem(blockwise.TILES, "cpu", blockwise.Tile(3, 4, whole=2))
+        monkeypatch.setattr(negatives, "MOST_PAIRS", 40)

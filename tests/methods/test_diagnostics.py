@@ -36,13 +36,16 @@ def double_loop(rows_ND, labels_N):
     return {
         "positive_similarity": mean(positives),
         "negative_similarity": mean(negatives),
+        "anchors_without_positives": sum((labels_N == y).sum().item() == 1 for y in labels_N),
         "embedding_spread": math.sqrt(mean([math.dist(row, centre) ** 2 for row in unit])),
     }
 
 
 def assert_agrees(rows_ND, labels_N):
     actual = embedding_statistics(rows_ND, labels_N)
-    for name, expected in double_loop(rows_ND, labels_N).items():
+    expected_statistics = double_loop(rows_ND, labels_N)
+    assert set(actual) == set(expected_statistics)
+    for name, expected in expected_statistics.items():
         assert actual[name].item() == pytest.approx(expected, abs=1e-5, nan_ok=True), name
 
 
