@@ -181,7 +181,7 @@ def measure(loss: str, n: int, dtype: str, given: argparse.Namespace) -> dict[st
     for kind in ("ours", "dense", "pml", "product"):
         row[f"{kind} ms"] = 1e3 * times[kind] if kind in times else "-"
     row["ours ns/pair"] = 1e9 * times["ours"] / n**2
-    for kind in ("dense", "pml"):
+    for kind in ("dense", "pml", "product"):
         row[f"x {kind}"] = times[kind] / times["ours"] if kind in times else "-"
     for kind in ("ours", "dense", "pml"):
         row[f"{kind} MiB"] = memory_in_child(loss, kind, n, dtype, device) if kind in times else "-"
