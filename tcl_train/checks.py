@@ -68,3 +68,10 @@ def interval(name: str, value: Any, *, at_least: float, at_most: float) -> tuple
     low = number(f"{name}[0]", low, at_least=at_least, at_most=at_most)
     high = number(f"{name}[1]", high, at_least=low, at_most=at_most)
     return low, high
+
+
+def probability(name: str, value: Any) -> float | tuple[float, ...]:
+    """A number in [0, 1], or several, one a view."""
+    if isinstance(value, (list, tuple)) and value:
+        return tuple(number(f"{name}[{i}]", v, at_least=0, at_most=1) for i, v in enumerate(value))
+    return number(name, value, at_least=0, at_most=1)

@@ -1,24 +1,39 @@
-"""Colour transforms. Grey images (one channel) have no saturation and no hue: what would change
-only those leaves them as they are."""
+"""Colour transforms on float images. Grey images (one channel) have no saturation and no hue: what
+would change only those leaves them as they are."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from tcl_train import checks
-from tcl_train.data.augment.transform import Parameters, as_float, per_image, uniform
+from tcl_train.data.augment.transform import (
+    Parameters,
+    Transform,
+    as_float,
+    change_by_group,
+    change_chosen,
+    choose,
+    host,
+    uniform,
+)
 
 GREY_WEIGHTS = (0.2989, 0.587, 0.114)  # ITU-R 601-2 luma, as in torchvision
 
+BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 
-class ColorJitter:
+
+class ColorJitter(Transform):
     """Brightness, contrast, saturation and hue, each by a random amount, in random order, with
     probability p.
 
     brightness, contrast, saturation: the factor is uniform in [max(0, 1 - v), 1 + v];
     hue: the shift is uniform in [-hue, hue], in turns of the colour circle, hue <= 0.5.
-    The operations are torchvision's of the same names.
+    The operations are torchvision's of the same names, on float images: uint8 images, which
+    torchvision rounds down after each operation, keep their fractions here.
     """
 
     def __init__(
@@ -27,13 +42,13 @@ class ColorJitter:
         contrast: float = 0.4,
         saturation: float = 0.4,
         hue: float = 0.1,
-        p: float = 0.8,
+        p: float | Sequence[float] = 0.8,
     ) -> None:
         self.brightness = checks.number("brightness", brightness, at_least=0)
         self.contrast = checks.number("contrast", contrast, at_least=0)
         self.saturation = checks.number("saturation", saturation, at_least=0)
         self.hue = checks.number("hue", hue, at_least=0, at_most=0.5)
-        self.p = checks.number("p", p, at_least=0, at_most=1)
+        self.p = checks.probability("p", p)
 
     def draw(self, count: int, height: int, width: int, g: torch.Generator) -> Parameters:  # noqa: ARG002
         strengths = (self.brightness, self.contrast, self.saturation)
@@ -42,44 +57,87 @@ class ColorJitter:
         return {
             "amount": torch.stack(amounts, 1),
             "order": torch.rand(count, 4, generator=g).argsort(1),
-            "chosen": torch.rand(count, generator=g) < self.p,
+            "chosen": choose(g, self.p, count),
         }
 
     def apply(self, x_NCHW: Tensor, parameters: Parameters, size: int) -> Tensor:  # noqa: ARG002
-        x_NCHW = as_float(x_NCHW).clone()
-        operations = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)
-        for place in range(4):
-            for which, operation in enumerate(operations):
-                # The parameters are on the CPU, so this asks nothing of the device.
-                here_N = parameters["chosen"] & (parameters["order"][:, place] == which)
-                rows_M = here_N.nonzero()[:, 0]
-                if len(rows_M):
-                    amount_M111 = per_image(parameters["amount"][rows_M, which], x_NCHW)
-                    rows_M = rows_M.to(x_NCHW.device, non_blocking=True)
-                    x_NCHW[rows_M] = operation(x_NCHW[rows_M], amount_M111)
-        return x_NCHW
+        # Images are grouped by when hue's turn comes. The other three are one operation with
+        # weights of their own for each image, so that four groups do for 24 orders.
+        unchosen = 4
+        turn_N = host(parameters["order"]).argmax(1)  # HUE is the largest
+        turn_N[~host(parameters["chosen"]).astype(bool)] = unchosen
+        jitters = [partial(_jittered, hue_turn=turn) for turn in range(4)]
+        amounts = parameters["amount"], parameters["order"]
+        return change_by_group(as_float(x_NCHW), turn_N, [*jitters, None], *amounts)
 
 
-class RandomGrayscale:
+def _jittered(x_NCHW: Tensor, amount_N4: Tensor, order_N4: Tensor, *, hue_turn: int) -> Tensor:
+    """Changes the images it is given. Row n of the order says whose turn it is in image n."""
+    factor_N4 = amount_N4.gather(1, order_N4)
+    to_grey_N4 = torch.where(order_N4 == SATURATION, 1 - factor_N4, 0)
+    to_mean_N4 = torch.where(order_N4 == CONTRAST, 1 - factor_N4, 0)
+    for turn in range(4):
+        if turn == hue_turn:
+            x_NCHW = adjust_hue(x_NCHW, amount_N4[:, HUE, None, None, None])
+        else:
+            _blend_(x_NCHW, factor_N4[:, turn], to_grey_N4[:, turn], to_mean_N4[:, turn])
+    return x_NCHW
+
+
+def _blend_(x_NCHW: Tensor, factor_N: Tensor, to_grey_N: Tensor, to_mean_N: Tensor) -> None:
+    """x becomes factor x + to_grey grey(x) + to_mean mean(grey(x)) within [0, 1]: brightness,
+    saturation and contrast are blends of the image with black, its greys, or their mean."""
+    factor_N, to_grey_N, to_mean_N = (v.view(-1, 1, 1, 1) for v in (factor_N, to_grey_N, to_mean_N))
+    grey_N1HW = grey(x_NCHW)
+    mean_N111 = grey_N1HW.mean((1, 2, 3), keepdim=True)
+    if x_NCHW.shape[1] == 1:  # saturation must leave them as they are
+        factor_N, to_grey_N = factor_N + to_grey_N, torch.zeros_like(to_grey_N)
+    added_N1HW = (grey_N1HW * to_grey_N).add_(mean_N111.mul_(to_mean_N))
+    x_NCHW.mul_(factor_N).add_(added_N1HW).clamp_(0, 1)
+
+
+class RandomGrayscale(Transform):
     """All channels become the image's luma, with probability p."""
 
-    def __init__(self, p: float = 0.2) -> None:
-        self.p = checks.number("p", p, at_least=0, at_most=1)
+    def __init__(self, p: float | Sequence[float] = 0.2) -> None:
+        self.p = checks.probability("p", p)
 
     def draw(self, count: int, height: int, width: int, g: torch.Generator) -> Parameters:  # noqa: ARG002
-        return {"grey": torch.rand(count, generator=g) < self.p}
+        return {"grey": choose(g, self.p, count)}
 
     def apply(self, x_NCHW: Tensor, parameters: Parameters, size: int) -> Tensor:  # noqa: ARG002
         x_NCHW = as_float(x_NCHW)
-        return torch.where(per_image(parameters["grey"], x_NCHW), grey(x_NCHW), x_NCHW)
+        return change_chosen(
+            x_NCHW, parameters["grey"], lambda x_MCHW: grey(x_MCHW).expand_as(x_MCHW)
+        )
+
+
+class Solarize(Transform):
+    """Levels from `threshold` (of 0 to 255) on are inverted, with probability p."""
+
+    def __init__(self, threshold: float = 128, p: float | Sequence[float] = 0.2) -> None:
+        self.threshold = checks.number("threshold", threshold, at_least=0, at_most=255)
+        self.p = checks.probability("p", p)
+
+    def draw(self, count: int, height: int, width: int, g: torch.Generator) -> Parameters:  # noqa: ARG002
+        return {"solarize": choose(g, self.p, count)}
+
+    def apply(self, x_NCHW: Tensor, parameters: Parameters, size: int) -> Tensor:  # noqa: ARG002
+        threshold = self.threshold / 255
+        return change_chosen(
+            as_float(x_NCHW),
+            parameters["solarize"],
+            lambda x_MCHW: torch.where(x_MCHW >= threshold, 1 - x_MCHW, x_MCHW),
+        )
 
 
 def grey(x_NCHW: Tensor) -> Tensor:
     """The luma (N, 1, H, W)."""
     if x_NCHW.shape[1] == 1:
         return x_NCHW
-    r, g, b = (w * x_NCHW[:, i : i + 1] for i, w in enumerate(GREY_WEIGHTS))
-    return r + g + b
+    r, g, b = (x_NCHW[:, i : i + 1] for i in range(3))
+    luma_N1HW = r * GREY_WEIGHTS[0]
+    return luma_N1HW.add_(g, alpha=GREY_WEIGHTS[1]).add_(b, alpha=GREY_WEIGHTS[2])
 
 
 def _blend(x_NCHW: Tensor, other: Tensor | float, factor_N111: Tensor) -> Tensor:
@@ -101,20 +159,28 @@ def adjust_saturation(x_NCHW: Tensor, factor_N111: Tensor) -> Tensor:
 
 
 def adjust_hue(x_NCHW: Tensor, shift_N111: Tensor) -> Tensor:
-    """Turns the hue of HSV by `shift` turns."""
+    """Turns the hue of HSV by `shift` turns.
+
+    Hue h runs round a circle of 6, red at 0, green at 2, blue at 4 or -2. With the least channel
+    m and the span C to the greatest, a channel is m + C clip(2 - d, 0, 1), d being the distance
+    on the circle from h to the channel's place. Solved for h: its distance from red is
+    1 + (g + b - r - m) / C, on the side of green where g > b. No case is told apart.
+    """
     if x_NCHW.shape[1] == 1:
         return x_NCHW
     r, g, b = x_NCHW.unbind(1)
-    value = x_NCHW.amax(1)
-    chroma = value - x_NCHW.amin(1)
-    safe = torch.where(chroma > 0, chroma, 1)
-    sector = torch.where(
-        value == r, (g - b) / safe, torch.where(value == g, 2 + (b - r) / safe, 4 + (r - g) / safe)
-    )
-    sector = sector + 6 * shift_N111[:, 0]
-    # A channel is value - chroma * clip(min(k, 4 - k), 0, 1) with k its distance round the circle.
-    channels = []
-    for offset in (5, 3, 1):
-        k = (sector + offset).remainder(6)
-        channels.append(value - chroma * torch.minimum(k, 4 - k).clamp_(0, 1))
-    return torch.stack(channels, 1)
+    least = torch.minimum(torch.minimum(r, g), b)
+    span = torch.maximum(torch.maximum(r, g), b).sub_(least)
+    # Where all channels are equal the span is 0, and any hue will do.
+    hue = (g + b).sub_(r).sub_(least).div_(span.clamp(min=1e-12)).add_(1)
+    hue = torch.copysign(hue, g - b).add_(6 * shift_N111[:, 0])
+    hue.sub_((hue / 6).round_().mul_(6))  # in [-3, 3]
+    turned_NCHW = torch.empty_like(x_NCHW, memory_format=torch.contiguous_format)
+    red, green, blue = turned_NCHW.unbind(1)
+    torch.abs(hue, out=red)
+    red.neg_().add_(2)
+    # The distance from h to the other two may lead over the end of [-3, 3]: it is 3 - | |t| - 3 |.
+    for channel, place in ((green, -2), (blue, 2)):
+        torch.add(hue, place, out=channel)
+        channel.abs_().sub_(3).abs_().sub_(1)
+    return turned_NCHW.clamp_(0, 1).mul_(span[:, None]).add_(least[:, None])

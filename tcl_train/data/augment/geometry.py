@@ -1,4 +1,4 @@
-"""Crops and flips."""
+"""Crops, flips and affine maps."""
 
 from __future__ import annotations
 
@@ -10,10 +10,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tcl_train import checks
-from tcl_train.data.augment.transform import Parameters, per_image, uniform
+from tcl_train.data.augment.transform import (
+    Parameters,
+    Transform,
+    change_chosen,
+    choose,
+    truncated,
+    uniform,
+)
 
 
-class RandomResizedCrop:
+class RandomResizedCrop(Transform):
     """A random box of the image, resized to the output size.
 
     The box has a share of the image's area from `scale` and a side ratio from `ratio`
@@ -29,6 +36,9 @@ class RandomResizedCrop:
     ) -> None:
         self.scale = checks.interval("scale", scale, at_least=1e-3, at_most=1)
         self.ratio = checks.interval("ratio", ratio, at_least=0.1, at_most=10)
+
+    def output_size(self, height: int, width: int, size: int) -> tuple[int, int]:  # noqa: ARG002
+        return size, size
 
     def draw(self, count: int, height: int, width: int, g: torch.Generator) -> Parameters:
         area_NT = uniform(g, *self.scale, count, self.TRIES) * (height * width)
@@ -46,7 +56,7 @@ class RandomResizedCrop:
         return {"top": top_N, "left": left_N, "height": h_N, "width": w_N}
 
     def apply(self, x_NCHW: Tensor, parameters: Parameters, size: int) -> Tensor:
-        p = {name: value.to(x_NCHW.device) for name, value in parameters.items()}
+        p = {name: value.to(x_NCHW.device, non_blocking=True) for name, value in parameters.items()}
         rows_NSH = interpolation_weights(p["top"], p["height"], x_NCHW.shape[2], size)
         columns_NSW = interpolation_weights(p["left"], p["width"], x_NCHW.shape[3], size)
         return resample(x_NCHW, rows_NSH, columns_NSW)
@@ -61,9 +71,12 @@ def interpolation_weights(start_N: Tensor, length_N: Tensor, extent: int, size: 
     output_S1 = torch.arange(size, device=start_N.device)[:, None] + 0.5
     input_E = torch.arange(extent, device=start_N.device) + 0.5
     centre_NS1 = low_N11 + output_S1 * scale_N11
-    weight_NSE = (1 - (input_E - centre_NS1).abs() / scale_N11.clamp(min=1)).clamp_(min=0)
-    weight_NSE *= (input_E > low_N11) & (input_E < low_N11 + length_N[:, None, None])
-    return weight_NSE / weight_NSE.sum(2, keepdim=True)
+    weight_NSE = (input_E - centre_NS1).abs_().div_(scale_N11.clamp(min=1)).neg_().add_(1)
+    # The distance to the interval's nearer end, plus a half: 1 or more inside and 0 or less
+    # outside, since ends are whole and pixel centres are halves. So the minimum cuts it out.
+    inside_N1E = torch.minimum(input_E - low_N11, low_N11 + length_N[:, None, None] - input_E)
+    weight_NSE = torch.minimum(weight_NSE, inside_N1E.add_(0.5)).clamp_(min=0)
+    return weight_NSE.div_(weight_NSE.sum(2, keepdim=True))
 
 
 def resample(x_NCHW: Tensor, rows_NSH: Tensor, columns_NSW: Tensor) -> Tensor:
@@ -79,53 +92,86 @@ def resample(x_NCHW: Tensor, rows_NSH: Tensor, columns_NSW: Tensor) -> Tensor:
     return x_NSCS.view(n, size, c, size).permute(0, 2, 1, 3)
 
 
-class PadCrop:
+class PadCrop(Transform):
     """Zero padding on all sides, then a crop of the output size at a uniform place."""
 
     def __init__(self, padding: int = 4) -> None:
         self.padding = checks.integer("padding", padding, at_least=0)
 
+    def output_size(self, height: int, width: int, size: int) -> tuple[int, int]:
+        if min(height, width) + 2 * self.padding < size:
+            raise ValueError(
+                f"images of {height} x {width} pixels, padded by {self.padding}, have no crop of "
+                f"{size}"
+            )
+        return size, size
+
     def draw(self, count: int, height: int, width: int, g: torch.Generator) -> Parameters:  # noqa: ARG002
         return {"top": torch.rand(count, generator=g), "left": torch.rand(count, generator=g)}
 
     def apply(self, x_NCHW: Tensor, parameters: Parameters, size: int) -> Tensor:
+        self.output_size(x_NCHW.shape[2], x_NCHW.shape[3], size)
         padded_NCHW = F.pad(x_NCHW, [self.padding] * 4)
         n, c, h, w = padded_NCHW.shape
-        if min(h, w) < size:
-            raise ValueError(
-                f"images of {x_NCHW.shape[2]} x {x_NCHW.shape[3]} pixels, padded by "
-                f"{self.padding}, have no crop of {size}"
-            )
         device = x_NCHW.device
-        top_N = (parameters["top"].to(device) * (h - size + 1)).long()
-        left_N = (parameters["left"].to(device) * (w - size + 1)).long()
-        offset_S = torch.arange(size, device=device)
-        pixel_NSS = (top_N[:, None] + offset_S)[:, :, None] * w + (left_N[:, None] + offset_S)[
-            :, None, :
-        ]
-        index_NCP = pixel_NSS.view(n, 1, -1).expand(n, c, -1)
-        return padded_NCHW.reshape(n, c, -1).gather(2, index_NCP).view(n, c, size, size)
+        p = {name: value.to(device, non_blocking=True) for name, value in parameters.items()}
+        top_N = (p["top"] * (h - size + 1)).long()
+        left_N = (p["left"] * (w - size + 1)).long()
+        # Every `size` neighbours in memory are a row of this view, so that the crop's rows are
+        # picked out by where they begin: an index a row instead of one a pixel.
+        starts = n * c * h * w - size + 1
+        run_PS = padded_NCHW.view(-1).as_strided((starts, size), (1, 1))
+        channel_NC1 = torch.arange(n * c, device=device).view(n, c, 1) * h
+        row_NCS = channel_NC1 + top_N[:, None, None] + torch.arange(size, device=device)
+        start_NCS = row_NCS * w + left_N[:, None, None]
+        return run_PS.index_select(0, start_NCS.view(-1)).view(n, c, size, size)
 
 
-class HorizontalFlip:
+class HorizontalFlip(Transform):
     """Left and right change places, with probability p."""
 
-    def __init__(self, p: float = 0.5) -> None:
-        self.p = checks.number("p", p, at_least=0, at_most=1)
+    def __init__(self, p: float | Sequence[float] = 0.5) -> None:
+        self.p = checks.probability("p", p)
 
     def draw(self, count: int, height: int, width: int, g: torch.Generator) -> Parameters:  # noqa: ARG002
-        return {"flip": torch.rand(count, generator=g) < self.p}
+        return {"flip": choose(g, self.p, count)}
 
     def apply(self, x_NCHW: Tensor, parameters: Parameters, size: int) -> Tensor:  # noqa: ARG002
-        return torch.where(per_image(parameters["flip"], x_NCHW), x_NCHW.flip(3), x_NCHW)
+        return change_chosen(x_NCHW, parameters["flip"], lambda x_MCHW: x_MCHW.flip(3))
+
+
+def affine(x_NCHW: Tensor, matrix_N23: Tensor) -> Tensor:
+    """Each output pixel is the nearest input pixel to where its image's matrix maps it, in pixels
+    from the image's centre, or black outside.
+
+    uint8 in and out. As torchvision's affine on tensors, but that positions halfway between two
+    pixels may be rounded the other way.
+    """
+    h, w = x_NCHW.shape[2:]
+    device = x_NCHW.device
+    down_H1 = torch.arange(h, device=device)[:, None] - (h - 1) / 2
+    right_W = torch.arange(w, device=device) - (w - 1) / 2
+    # In the unit of grid_sample the image reaches from -1 to 1. Sums rather than a matrix product,
+    # which a GPU may carry out in half precision.
+    unit_21 = torch.tensor([[2 / w], [2 / h]], device=device)
+    across_N2, along_N2, shift_N2 = (matrix_N23 * unit_21).unbind(2)
+    moved_N2H1 = along_N2[..., None, None] * down_H1 + shift_N2[..., None, None]
+    grid_N2HW = across_N2[..., None, None] * right_W + moved_N2H1
+    grid_NHW2 = grid_N2HW.permute(0, 2, 3, 1)
+    moved_NCHW = F.grid_sample(
+        x_NCHW.float(), grid_NHW2, mode="nearest", padding_mode="zeros", align_corners=False
+    )
+    return truncated(moved_NCHW)
 
 
 def centre_crop(x_NCHW: Tensor, size: int) -> Tensor:
     """The middle `size` x `size` pixels."""
-    if min(x_NCHW.shape[2:]) < size:
-        raise ValueError(
-            f"images of {x_NCHW.shape[2]} x {x_NCHW.shape[3]} pixels have no crop of {size}"
-        )
-    top = (x_NCHW.shape[2] - size) // 2
-    left = (x_NCHW.shape[3] - size) // 2
+    height, width = x_NCHW.shape[2:]
+    check_room(height, width, size)
+    top, left = (height - size) // 2, (width - size) // 2
     return x_NCHW[:, :, top : top + size, left : left + size]
+
+
+def check_room(height: int, width: int, size: int) -> None:
+    if min(height, width) < size:
+        raise ValueError(f"images of {height} x {width} pixels have no crop of {size}")

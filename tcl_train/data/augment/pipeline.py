@@ -1,18 +1,20 @@
 """From uint8 images to the normalised views that encoders take.
 
-V: views; B: images; C: channels; H, W: rows and columns; N = V x B.
+V: views; B: images; C: channels; H, W: rows and columns; N = V x B; S: side of the output.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from tcl_train import checks
-from tcl_train.data.augment.geometry import centre_crop
-from tcl_train.data.augment.transform import Transform, as_float
+from tcl_train.data.augment.geometry import centre_crop, check_room
+from tcl_train.data.augment.transform import Parameters, Transform
 
 
 class Normalize:
@@ -28,13 +30,38 @@ class Normalize:
                 checks.number(name, value, above=0 if name == "std" else None)
         self.mean_C11 = torch.tensor(mean).view(-1, 1, 1)
         self.std_C11 = torch.tensor(std).view(-1, 1, 1)
+        self._factor_C11, self._added_C11 = 1 / self.std_C11, -self.mean_C11 / self.std_C11
 
     def __call__(self, x_NCHW: Tensor) -> Tensor:
-        self.mean_C11 = self.mean_C11.to(x_NCHW.device)
-        self.std_C11 = self.std_C11.to(x_NCHW.device)
-        x_NCHW = (as_float(centre_crop(x_NCHW, self.size)) - self.mean_C11) / self.std_C11
-        x_NCHW = x_NCHW.expand(-1, 3, -1, -1)
-        return x_NCHW.contiguous(memory_format=torch.channels_last)
+        result_NCSS = self.empty(len(x_NCHW), x_NCHW.device)
+        self.write(x_NCHW, result_NCSS)
+        return result_NCSS
+
+    def empty(self, count: int, device: torch.device) -> Tensor:
+        """For so many images."""
+        shape = (count, 3, self.size, self.size)
+        return torch.empty(shape, device=device, memory_format=torch.channels_last)
+
+    def write(self, x_NCHW: Tensor, result_NCSS: Tensor) -> None:
+        """Into part of a larger result."""
+        factor_C11, added_C11 = self._factor_C11, self._added_C11
+        if factor_C11.device != x_NCHW.device:
+            factor_C11 = factor_C11.to(x_NCHW.device, non_blocking=True)
+            added_C11 = added_C11.to(x_NCHW.device, non_blocking=True)
+        if x_NCHW.dtype == torch.uint8:
+            factor_C11 = factor_C11 / 255
+        x_NCSS = centre_crop(x_NCHW, self.size).float() * factor_C11
+        result_NCSS.copy_(x_NCSS.add_(added_C11))
+
+    def undo(self, x_NCHW: Tensor) -> Tensor:
+        """uint8 images of normalised ones, to look at."""
+        mean_C11, std_C11 = self.mean_C11.to(x_NCHW.device), self.std_C11.to(x_NCHW.device)
+        return (x_NCHW * std_C11 + mean_C11).mul_(255).round_().clamp_(0, 255).to(torch.uint8)
+
+
+# On the CPU, a batch is worked through in parts that stay in the cache: so many values for each
+# thread. On other devices each part would cost launches, and the batch is one part.
+VALUES_A_THREAD = 2**19
 
 
 class Augment:
@@ -42,19 +69,111 @@ class Augment:
 
         views_NCHW = augment(images_BCHW, views=2, generator=generator(seed, "augment", step))
 
-    The first B rows are the first view of each image, the next B the second.
+    The first B rows are the first view of each image, the next B the second. `second` holds the
+    transforms of every second view; None: all views have the same. A transform may also have a
+    probability for each view (see :class:`Transform`).
     """
 
-    def __init__(self, transforms: dict[str, Transform], normalize: Normalize) -> None:
+    def __init__(
+        self,
+        transforms: Mapping[str, Transform],
+        normalize: Normalize,
+        second: Mapping[str, Transform] | None = None,
+    ) -> None:
         self.transforms = transforms
+        self.second = second
         self.normalize = normalize
 
     def __call__(self, images_BCHW: Tensor, *, views: int, generator: torch.Generator) -> Tensor:
-        b, c, h, w = images_BCHW.shape
-        x_NCHW = images_BCHW.expand(views, b, c, h, w).reshape(views * b, c, h, w)
-        size = self.normalize.size
-        for transform in self.transforms.values():
-            height, width = x_NCHW.shape[2:]
-            parameters = transform.draw(views * b, height, width, generator)
-            x_NCHW = transform.apply(x_NCHW, parameters, size)
-        return self.normalize(x_NCHW)
+        b, _, height, width = images_BCHW.shape
+        parameters = self.draw(b, height, width, views=views, generator=generator)
+        return self.apply(images_BCHW, parameters, views=views)
+
+    def draw(
+        self, count: int, height: int, width: int, *, views: int, generator: torch.Generator
+    ) -> list[list[Parameters]]:
+        """For `count` images: for each kind of view its transforms' parameters, whose rows are
+        the images of its first view, then of its next."""
+        self.check(height, width)
+        drawn = []
+        for transforms, of_kind in self._kinds(views):
+            size, parameters = (height, width), []
+            for transform in transforms:
+                parameters.append(transform.draw(len(of_kind) * count, *size, generator))
+                size = transform.output_size(*size, self.normalize.size)
+            drawn.append(parameters)
+        return drawn
+
+    def apply(
+        self, images_BCHW: Tensor, parameters: list[list[Parameters]], *, views: int
+    ) -> Tensor:
+        """Never waits for the device."""
+        b = len(images_BCHW)
+        result_NCSS = self.normalize.empty(views * b, images_BCHW.device)
+        for (transforms, of_kind), drawn in zip(self._kinds(views), parameters, strict=True):
+            for part in _parts(of_kind, images_BCHW):
+                # A view has its rows in the parameters after those of the kind's earlier ones.
+                first = of_kind.index(part.views[0]) * b + part.start
+                x_NCHW = images_BCHW[part.start : part.stop]
+                if len(part.views) > 1:
+                    x_NCHW = x_NCHW.repeat(len(part.views), 1, 1, 1)
+                for transform, values in zip(transforms, drawn, strict=True):
+                    rows = _rows(values, first, len(x_NCHW), len(of_kind) * b)
+                    x_NCHW = transform.apply(x_NCHW, rows, self.normalize.size)
+                for view, view_NCHW in zip(part.views, x_NCHW.chunk(len(part.views)), strict=True):
+                    begin = view * b + part.start
+                    self.normalize.write(view_NCHW, result_NCSS[begin : begin + len(view_NCHW)])
+        return result_NCSS
+
+    def check(self, height: int, width: int) -> None:
+        """Raises ValueError, naming the transform, if images of this size will not do."""
+        for place, transforms in (("augment", self.transforms), ("second_view", self.second or {})):
+            size = height, width
+            for name, transform in transforms.items():
+                try:
+                    size = transform.output_size(*size, self.normalize.size)
+                except ValueError as error:
+                    raise ValueError(f"{place}.{name}: {error}") from error
+            if self.second is not None or place == "augment":
+                check_room(*size, self.normalize.size)
+
+    def _kinds(self, views: int) -> list[tuple[list[Transform], range]]:
+        """The views that have the same transforms with the same settings, kind by kind."""
+        of_views = [self.transforms] if self.second is None else [self.transforms, self.second]
+        every = [transform.p for of_view in of_views for transform in of_view.values()]
+        lengths = [len(p) for p in every if isinstance(p, tuple)]
+        kinds = math.lcm(len(of_views), *lengths)  # after so many views they begin again
+        return [
+            (
+                [transform.of_view(kind) for transform in of_views[kind % len(of_views)].values()],
+                range(kind, views, kinds),
+            )
+            for kind in range(min(kinds, views))
+        ]
+
+
+class _Part(NamedTuple):
+    """The same images in some of the views."""
+
+    views: range
+    start: int
+    stop: int
+
+
+def _parts(views: range, images_BCHW: Tensor) -> Iterator[_Part]:
+    b = len(images_BCHW)
+    most = len(views) * b
+    if images_BCHW.device.type == "cpu":
+        most = int(VALUES_A_THREAD * torch.get_num_threads()) // images_BCHW[:1].numel()
+    if len(views) * b <= most:
+        yield _Part(views, 0, b)
+        return
+    for i in range(len(views)):
+        for start in range(0, b, max(1, most)):
+            yield _Part(views[i : i + 1], start, min(b, start + max(1, most)))
+
+
+def _rows(parameters: Parameters, first: int, count: int, of: int) -> Parameters:
+    if count == of:
+        return parameters
+    return {name: value[first : first + count] for name, value in parameters.items()}

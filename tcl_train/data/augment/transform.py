@@ -1,47 +1,140 @@
 """What a transform is: drawing its parameters and applying them are two steps.
 
 Parameters are drawn on the CPU for all images of the global batch at once, so that every device
-and any number of processes see the same ones; each process applies its share.
+and any number of processes see the same ones; each process applies its share. Which images an
+operation changes is decided on the CPU too, from the parameters: `apply` never waits for the
+device.
 
-N: views x images; C: channels (1 or 3); H, W: rows and columns; S: side of the output.
+N: views x images; M: some of them; C: channels (1 or 3); H, W: rows and columns; S: side of the
+output.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 Parameters = dict[str, Tensor]
 
 
-class Transform(Protocol):
-    """`draw` gives tensors whose first dimension is N; `apply` uses them on N images."""
+class Transform(ABC):
+    """`draw` gives tensors whose first dimension is N; `apply` uses them on N images, which are
+    uint8, or float32 in [0, 1], and are left as they are.
 
+    p: the probability with which an image is changed, where a transform has one; of several, one
+    a view, each view takes its own, in turn.
+    """
+
+    p: float | tuple[float, ...] = 1.0
+
+    def of_view(self, view: int) -> Transform:
+        """With this view's probability."""
+        if not isinstance(self.p, tuple):
+            return self
+        mine = copy.copy(self)
+        mine.p = self.p[view % len(self.p)]
+        return mine
+
+    def output_size(self, height: int, width: int, size: int) -> tuple[int, int]:  # noqa: ARG002
+        """What becomes of images of `height` x `width`.
+
+        Raises:
+            ValueError: they cannot be transformed.
+        """
+        return height, width
+
+    @abstractmethod
     def draw(self, count: int, height: int, width: int, g: torch.Generator) -> Parameters:
-        """For images of `height` x `width`."""
-        ...
+        """For `count` images of `height` x `width`."""
 
+    @abstractmethod
     def apply(self, x_NCHW: Tensor, parameters: Parameters, size: int) -> Tensor:
         """`size` is the side of the output, for transforms that crop."""
-        ...
 
 
 def uniform(g: torch.Generator, low: float, high: float, *shape: int) -> Tensor:
     return torch.rand(shape, generator=g) * (high - low) + low
 
 
+def choose(g: torch.Generator, p: float | tuple[float, ...], count: int) -> Tensor:
+    """Each of `count` images with probability p."""
+    return torch.rand(count, generator=g) < (p[0] if isinstance(p, tuple) else p)
+
+
 def as_float(x_NCHW: Tensor) -> Tensor:
     """float32 in [0, 1]."""
-    return x_NCHW.float() / 255 if x_NCHW.dtype == torch.uint8 else x_NCHW
+    return x_NCHW.float().div_(255) if x_NCHW.dtype == torch.uint8 else x_NCHW
 
 
 def as_uint8(x_NCHW: Tensor) -> Tensor:
     """uint8 in [0, 255]."""
-    return x_NCHW if x_NCHW.dtype == torch.uint8 else (x_NCHW * 255).round().to(torch.uint8)
+    return x_NCHW if x_NCHW.dtype == torch.uint8 else truncated((x_NCHW * 255).round_())
+
+
+def truncated(x_NCHW: Tensor) -> Tensor:
+    """float32 in [0, 255] cut to uint8. By way of int16, for which the CPU has vector
+    instructions: an eighth of the time."""
+    return x_NCHW.to(torch.int16).to(torch.uint8)
 
 
 def per_image(value_N: Tensor, x_NCHW: Tensor) -> Tensor:
     """A value an image, shaped and placed to combine with the images."""
     return value_N.to(x_NCHW.device, non_blocking=True).view(-1, 1, 1, 1)
+
+
+def host(value: Tensor) -> np.ndarray:
+    """A CPU parameter as an array, to decide by. (Tensor.numpy would do, but not under a
+    FakeTensorMode, which is how tests see that `apply` asks nothing of the device.)"""
+    return np.array(value.tolist())
+
+
+def at(device: torch.device, array: np.ndarray) -> Tensor:
+    """An array made on the CPU, on the images' device."""
+    return torch.as_tensor(array).to(device, non_blocking=True)
+
+
+def change_chosen(
+    x_NCHW: Tensor,
+    chosen_N: Tensor,
+    change: Callable[..., Tensor],
+    *values: Tensor,
+) -> Tensor:
+    """`change(images, *values)` for the chosen images, given their rows of the values; the others
+    as they are."""
+    group_N = host(chosen_N).astype(np.int64)
+    if not group_N.any():
+        return x_NCHW
+    return change_by_group(x_NCHW, group_N, [None, change], *values)
+
+
+def change_by_group(
+    x_NCHW: Tensor,
+    group_N: np.ndarray,
+    changes: Sequence[Callable[..., Tensor] | None],
+    *values: Tensor,
+) -> Tensor:
+    """`changes[group](images, *values)` for the images of each group, given their rows of the
+    values; None leaves them as they are.
+
+    Images are sorted by group, so that each group is a slice, and sorted back: two indices go to
+    the device, however many groups there are. The slices are copies, which `change` may write to.
+    """
+    order_N = np.argsort(group_N, kind="stable")
+    counts = np.bincount(group_N, minlength=len(changes)).tolist()
+    device = x_NCHW.device
+    there_N, back_N = at(device, np.stack([order_N, np.argsort(order_N)])).unbind(0)
+    split = [
+        value.to(device, non_blocking=True).index_select(0, there_N).split(counts)
+        for value in (x_NCHW, *values)
+    ]
+    parts = [
+        part[0] if change is None else change(*part)
+        for change, count, part in zip(changes, counts, zip(*split, strict=True), strict=True)
+        if count
+    ]
+    return torch.cat(parts).index_select(0, back_N)

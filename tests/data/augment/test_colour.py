@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torchvision.transforms.v2 import functional as torchvisions
 
-from tcl_train.data.augment import ColorJitter, RandomGrayscale
+from tcl_train.data.augment import ColorJitter, RandomGrayscale, Solarize
 from tcl_train.data.augment.colour import (
     adjust_brightness,
     adjust_contrast,
@@ -240,6 +240,26 @@ def test_uint8_images_are_read_as_levels_of_255() -> None:
         close(transform.apply(x_NCHW, parameters, 4), transform.apply(x_NCHW / 255, parameters, 4))
 
 
+# ------------------------------------------------------------------ Solarize
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("threshold", [0, 100, 128, 255])
+def test_chosen_images_are_solarized_as_torchvisions_are(channels: int, threshold: int) -> None:
+    x_NCHW = torch.randint(256, (4, channels, 9, 9), generator=seeded(0), dtype=torch.uint8)
+    chosen = torch.tensor([True, False, True, True])
+    found_NCHW = Solarize(threshold).apply(x_NCHW, {"solarize": chosen}, 9)
+    expected_NCHW = torchvisions.solarize(x_NCHW, threshold)
+    expected_NCHW[1] = x_NCHW[1]
+    torch.testing.assert_close(found_NCHW * 255, expected_NCHW.float(), rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("p", [0.0, 0.2, 1.0])
+def test_a_share_p_of_the_images_is_solarized(p: float) -> None:
+    chosen_N = Solarize(p=p).draw(2000, 8, 8, seeded(0))["solarize"]
+    assert abs(chosen_N.float().mean() - p) <= 4 * math.sqrt(p * (1 - p) / 2000)
+
+
 # ------------------------------------------------------------------ settings
 
 
@@ -256,6 +276,8 @@ def test_uint8_images_are_read_as_levels_of_255() -> None:
         (ColorJitter, {"p": True}, "p"),
         (RandomGrayscale, {"p": -0.01}, "p"),
         (RandomGrayscale, {"p": None}, "p"),
+        (Solarize, {"threshold": 256}, "threshold"),
+        (Solarize, {"threshold": -1}, "threshold"),
     ],
 )
 def test_a_setting_out_of_range_is_named(kind: Any, keys: dict[str, Any], name: str) -> None:

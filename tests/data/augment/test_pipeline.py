@@ -22,11 +22,15 @@ from tcl_train.data.augment import (
     Augment,
     AutoAugment,
     ColorJitter,
+    GaussianBlur,
     HorizontalFlip,
     PadCrop,
     RandAugment,
     RandomGrayscale,
     RandomResizedCrop,
+    Solarize,
+    TrivialAugment,
+    pipeline,
 )
 from tcl_train.data.augment.pipeline import Normalize
 from tcl_train.data.augment.transform import Parameters, Transform
@@ -124,6 +128,9 @@ TRANSFORMS: dict[str, Transform] = {
     "grey": RandomGrayscale(0.5),
     "autoaugment": AutoAugment(),
     "randaugment": RandAugment(),
+    "trivialaugment": TrivialAugment(),
+    "blur": GaussianBlur(),
+    "solarize": Solarize(p=0.5),
 }
 every_transform = pytest.mark.parametrize("name", TRANSFORMS)
 
@@ -171,11 +178,14 @@ def test_processes_may_share_a_batch_out(name: str) -> None:
 # ------------------------------------------------------------------ the pipeline itself
 
 
-class Note:
+class Note(Transform):
     """Notes what it is asked, and adds a number to each image."""
 
     def __init__(self, asked: list[Any], number: int, cut: int = 0) -> None:
         self.asked, self.number, self.cut = asked, number, cut
+
+    def output_size(self, height: int, width: int, size: int) -> tuple[int, int]:
+        return height - self.cut, width
 
     def draw(self, count: int, height: int, width: int, g: torch.Generator) -> Parameters:
         assert isinstance(g, torch.Generator)
@@ -194,9 +204,21 @@ def test_transforms_run_in_the_order_of_their_names_on_what_the_last_one_left() 
     augment = Augment(transforms, Normalize(size=4, mean=[0.0], std=[1 / 255]))
     x_BCHW = torch.tensor([10, 20], dtype=torch.uint8).view(2, 1, 1, 1).expand(2, 1, 9, 7)
     found_NCSS = augment(x_BCHW, views=2, generator=seeded(0))
-    assert asked == [(1, 4, 9, 7), 4, (2, 4, 6, 7), 4]
+    assert asked == [(1, 4, 9, 7), (2, 4, 6, 7), 4, 4]
     # The first B rows are the first view of each image, the next B the second.
     torch.testing.assert_close(found_NCSS[:, 0, 0, 0], torch.tensor([10.0, 23.0, 16.0, 29.0]))
+
+
+@pytest.mark.parametrize("most", [1, 2 * 3 * 144, 5 * 3 * 144, 10**9])
+@every_preset
+def test_parts_of_a_batch_are_what_the_whole_is(
+    preset: str, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    augment, x_BCHW = build(preset, 3, 12), images(7, 3, 12)
+    whole_NCSS = augment(x_BCHW, views=3, generator=seeded(0))
+    monkeypatch.setattr(pipeline, "VALUES_A_THREAD", most / torch.get_num_threads())
+    found_NCSS = augment(x_BCHW, views=3, generator=seeded(0))
+    torch.testing.assert_close(found_NCSS, whole_NCSS, rtol=0, atol=1e-5)
 
 
 @steady

@@ -1,0 +1,96 @@
+"""Operations on the levels of uint8 images, as the learned policies use them: each level of an
+image (or of a channel) becomes another one, whatever its place.
+
+They are torchvision's on uint8 tensors, to the bit. Each takes a magnitude an image, as
+torchvision's policies do; what is called a factor elsewhere is 1 + magnitude.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tcl_train.data.augment.colour import GREY_WEIGHTS
+from tcl_train.data.augment.transform import truncated
+
+
+def brightness(x_NCHW: Tensor, magnitude_N: Tensor) -> Tensor:
+    factor_N111 = (1 + magnitude_N)[:, None, None, None]
+    return truncated(x_NCHW.float().mul_(factor_N111).clamp_(max=255))
+
+
+def contrast(x_NCHW: Tensor, magnitude_N: Tensor) -> Tensor:
+    """Away from the image's mean luma (magnitude above 0) or towards it."""
+    x_NCHW = x_NCHW.float()
+    return blend(x_NCHW, luma(x_NCHW).mean((1, 2, 3), keepdim=True), magnitude_N)
+
+
+def saturation(x_NCHW: Tensor, magnitude_N: Tensor) -> Tensor:
+    """Away from each pixel's luma, or towards it. Grey images are left as they are."""
+    if x_NCHW.shape[1] == 1:
+        return x_NCHW
+    x_NCHW = x_NCHW.float()
+    return blend(x_NCHW, luma(x_NCHW), magnitude_N)
+
+
+def blend(x_NCHW: Tensor, other_N1HW: Tensor, magnitude_N: Tensor) -> Tensor:
+    """(1 + magnitude) x - magnitude other, of levels as floats; both may be written to."""
+    magnitude_N111 = magnitude_N[:, None, None, None]
+    other_N1HW = other_N1HW.mul_(-magnitude_N111)
+    return truncated(x_NCHW.mul_(1 + magnitude_N111).add_(other_N1HW).clamp_(0, 255))
+
+
+def luma(x_NCHW: Tensor) -> Tensor:
+    """Of levels as floats: whole levels, rounded down."""
+    if x_NCHW.shape[1] == 1:
+        return x_NCHW
+    r, g, b = (x_NCHW[:, i : i + 1] * weight for i, weight in enumerate(GREY_WEIGHTS))
+    return r.add_(g).add_(b).trunc_()
+
+
+def posterize(x_NCHW: Tensor, bits_N: Tensor) -> Tensor:
+    """Keeps the highest bits."""
+    step_N = 2 ** (8 - bits_N.trunc())
+    mask_N = (256 - step_N).to(torch.uint8)
+    return x_NCHW & mask_N[:, None, None, None]
+
+
+def solarize(x_NCHW: Tensor, threshold_N: Tensor) -> Tensor:
+    """Inverts the levels from the threshold on."""
+    # The least whole level that is inverted; 256, of which there is none, does not come up.
+    level_N = threshold_N.ceil().clamp(0, 255).to(torch.uint8)
+    inverted_NCHW = torch.maximum(x_NCHW, level_N[:, None, None, None]) == x_NCHW
+    return x_NCHW ^ (inverted_NCHW.view(torch.uint8) * 255)
+
+
+def invert(x_NCHW: Tensor, unused_N: Tensor) -> Tensor:  # noqa: ARG001
+    return 255 - x_NCHW
+
+
+def autocontrast(x_NCHW: Tensor, unused_N: Tensor) -> Tensor:  # noqa: ARG001
+    """Stretches each channel to all of [0, 255]; one of a single level stays."""
+    n, c, _, _ = x_NCHW.shape
+    flat_NCP = x_NCHW.flatten(2)
+    low_NC11 = flat_NCP.amin(2).float().view(n, c, 1, 1)
+    span_NC11 = flat_NCP.amax(2).float().view(n, c, 1, 1) - low_NC11
+    plain_NC11 = span_NC11 == 0
+    low_NC11 = low_NC11.masked_fill(plain_NC11, 0)
+    scale_NC11 = (255 / span_NC11).masked_fill(plain_NC11, 1)
+    return truncated((x_NCHW - low_NC11).mul_(scale_NC11).clamp_(0, 255))
+
+
+def equalize(x_NCHW: Tensor, unused_N: Tensor) -> Tensor:  # noqa: ARG001
+    """Gives each channel a flat histogram, as near as levels allow."""
+    n, c, h, w = x_NCHW.shape
+    level_RP = x_NCHW.reshape(n * c, h * w).long()
+    counts_RL = torch.zeros(n * c, 256, dtype=torch.int32, device=x_NCHW.device)
+    one = torch.ones((), dtype=torch.int32, device=x_NCHW.device)
+    counts_RL.scatter_add_(1, level_RP, one.expand(n * c, h * w))
+    # The step is a 255th of the pixels below the brightest level.
+    brightest_R1 = x_NCHW.reshape(n * c, h * w).amax(1, keepdim=True).long()
+    step_R1 = (h * w - counts_RL.gather(1, brightest_R1)) // 255
+    below_RL = counts_RL.cumsum(1, dtype=torch.int32) - counts_RL
+    table_RL = (below_RL + step_R1 // 2) // step_R1.clamp(min=1)
+    same_L = torch.arange(256, dtype=torch.int32, device=x_NCHW.device)
+    table_RL = torch.where(step_R1 == 0, same_L, table_RL.clamp_(max=255))
+    return table_RL.to(torch.uint8).gather(1, level_RP).view(n, c, h, w)
