@@ -10,6 +10,7 @@ import difflib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from tcl_train.errors import RequestError
+from tcl_train.words import quoted
 
 CONFIG_NAME = "train"
 
@@ -45,12 +47,6 @@ def choices(group: str) -> list[str]:
     return sorted(path.stem for path in (config_dir() / group).glob("*.yaml"))
 
 
-def quoted(value: object) -> str:
-    """A value that Hydra's grammar takes as it is, whatever signs it has."""
-    escaped = str(value).replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"
-
-
 def parse(words: Sequence[str]) -> list[Override]:
     """Raises RequestError for a word that is no override."""
     parser = OverridesParser.create()
@@ -66,22 +62,25 @@ def parse(words: Sequence[str]) -> list[Override]:
     return overrides
 
 
+FOLDER_KEYS = ("resume", "hydra.run.dir", "hydra.sweep.dir", "dataset.root", "data.cache_dir")
 PLAIN_VALUE = re.compile(r"([A-Za-z_][\w./@]*)=([^\[\]{}'\",]+)")
 
 
 def understood(words: Sequence[str]) -> list[str]:
     """The words, with quotes round values that Hydra's grammar cannot read otherwise, such as a
-    folder's name with = or ~ in it."""
+    folder's name with = or ~ in it, or would read as a number, such as a folder named 2024."""
     parser = OverridesParser.create()
     result = []
     for word in words:
         try:
-            parser.parse_overrides([word])
+            override = parser.parse_overrides([word])[0]
+            as_meant = override.key_or_group not in FOLDER_KEYS or not isinstance(
+                override.value(), bool | int | float
+            )
         except HydraException:
-            match = PLAIN_VALUE.fullmatch(word)
-            if match:
-                word = f"{match[1]}={quoted(match[2])}"
-        result.append(word)
+            as_meant = False
+        match = None if as_meant else PLAIN_VALUE.fullmatch(word)
+        result.append(word if match is None else f"{match[1]}={quoted(match[2])}")
     return result
 
 
@@ -123,14 +122,15 @@ def compose_run(words: Sequence[str]) -> Composed:
             config = compose(CONFIG_NAME, list(words), return_hydra_config=True)
         except (HydraException, OmegaConfBaseException, ValueError) as error:
             raise RequestError(_explain(overrides, error)) from error
-        base = compose(CONFIG_NAME, _of_groups(overrides), return_hydra_config=True)
-    for override in overrides:
-        key = override.key_or_group
-        root = key.split(".")[0]
-        if _is_added(override) and root not in base and root not in groups():
-            raise RequestError(_unknown_key(override, set(map(str, base))))
-        if root != "hydra" and not _is_group(override):
-            _check_kind(override, base, config)
+        known = _settings() | set(groups())
+        for override in overrides:
+            root = override.key_or_group.split(".")[0]
+            if _is_added(override) and root not in known:
+                known |= set(map(str, _without_values(overrides)))  # the loss brings some, too
+                if root not in known:
+                    raise RequestError(_unknown_key(override, known))
+            if root != "hydra" and not _is_group(override):
+                _check_kind(override, config, overrides)
     HydraConfig.instance().set_config(config)  # for ${hydra:...} in our own config
     try:
         ours = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
@@ -152,6 +152,14 @@ def resumed_config(stored: DictConfig, words: Sequence[str]) -> DictConfig:
     Raises:
         RequestError: a word says something else than the run was started with.
     """
+    given = {o.key_or_group: o for o in parse(words)}
+    if {"resume", "hydra.run.dir"} <= given.keys():
+        here, there = (Path(str(given[key].value())) for key in ("resume", "hydra.run.dir"))
+        if here.resolve() != there.resolve():
+            raise RequestError(
+                f"{given['hydra.run.dir'].input_line}: a run goes on in its own directory, {here}; "
+                "leave it out, or copy the run there and resume the copy"
+            )
     words = [o.input_line or "" for o in parse(words) if o.key_or_group != "resume"]
     if not words:
         return stored
@@ -213,18 +221,46 @@ def evaluation_config(stored: DictConfig, words: Sequence[str]) -> DictConfig:
 # ------------------------------------------------------------------ explaining
 
 
-def _check_kind(override: Override, base: DictConfig, config: DictConfig) -> None:
+def _check_kind(override: Override, config: DictConfig, overrides: Iterable[Override]) -> None:
     """A single value must not take the place of settings."""
-    parent, _, name = override.key_or_group.rpartition(".")
-    nodes = [OmegaConf.select(c, parent) if parent else c for c in (base, config)]
-    if not all(isinstance(node, DictConfig) and name in node for node in nodes):
+    key = override.key_or_group
+    parent, _, name = key.rpartition(".")
+    node = OmegaConf.select(config, parent) if parent else config
+    if not isinstance(node, DictConfig) or name not in node:
         return
-    before, now = (node._get_node(name) for node in nodes)
-    if isinstance(before, DictConfig) and not isinstance(now, DictConfig):
-        raise RequestError(
-            f"{override.input_line}: {override.key_or_group} holds settings of its own; set one of "
-            f"{', '.join(map(str, before))}, as in {override.key_or_group}.KEY=VALUE"
-        )
+    if isinstance(node._get_node(name), DictConfig) or not _holds_settings(key, node):
+        return
+    before = OmegaConf.select(_without_values(overrides), key)
+    names = ", ".join(map(str, before)) if isinstance(before, DictConfig) else "_target_"
+    raise RequestError(
+        f"{override.input_line}: {key} holds settings of its own; set one of {names}, "
+        f"as in {key}.KEY=VALUE"
+    )
+
+
+def _holds_settings(key: str, parent: DictConfig) -> bool:
+    """Whether settings belong below a key. Known without composing again, for a quick start: they
+    do at some roots, and where a group's choice has parts of its own, as augment does."""
+    place = key.rpartition(".")[0]
+    if place:
+        return place in groups() and "_target_" not in parent
+    return isinstance(_root().get(key), DictConfig)
+
+
+@cache
+def _root() -> DictConfig:
+    root = OmegaConf.load(config_dir() / f"{CONFIG_NAME}.yaml")
+    assert isinstance(root, DictConfig)
+    return root
+
+
+def _settings() -> set[str]:
+    return {str(key) for key in _root()} - {"defaults"}
+
+
+def _without_values(overrides: Iterable[Override]) -> DictConfig:
+    """What the choices alone give: what was there before values were set."""
+    return compose(CONFIG_NAME, _of_groups(overrides), return_hydra_config=True)
 
 
 def _is_added(override: Override) -> bool:
@@ -252,7 +288,7 @@ def _explain(overrides: Sequence[Override], error: Exception) -> str:
                     f"{', '.join(choices(group))}"
                 )
     try:
-        base = compose(CONFIG_NAME, _of_groups(overrides), return_hydra_config=True)
+        base = _without_values(overrides)
     except (HydraException, OmegaConfBaseException):
         return _first_line(error)
     known = set(_keys(base))

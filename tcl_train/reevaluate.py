@@ -37,7 +37,7 @@ def reevaluate(config: DictConfig, run_dir: RunDir) -> dict[str, Any]:
     data = configs.build_data(config, supervised=True)
     untrained = configs.build_encoder(config, image_size=state["about"]["image_size"])
     measures = evaluate(
-        encoder.to(runtime.device),
+        runtime.place(encoder),
         untrained,
         data,
         probe,

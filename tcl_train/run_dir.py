@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from tcl_train.errors import RequestError
+from tcl_train.words import typed
 
 NEEDED_KEYS = ("names", "overrides", "encoder", "dataset", "seed")
 
@@ -17,7 +18,7 @@ class RunDir:
     """A run's directory. `result.json` is there if and only if the run finished."""
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = Path(path).expanduser()
         self.config = self.path / "config.yaml"
         self.log = self.path / "train.log"
         self.metrics = self.path / "metrics.jsonl"
@@ -45,8 +46,8 @@ class RunDir:
             )
         if self.started:
             raise RequestError(
-                f"hydra.run.dir={self}: holds an unfinished run; go on with it by resume={self}, "
-                "or give another directory"
+                f"hydra.run.dir={self}: holds an unfinished run; go on with it by "
+                f"{typed('resume', self)}, or give another directory"
             )
 
     def check_resumable(self) -> None:

@@ -8,7 +8,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from tcl_train.errors import Interrupted, RequestError
 
 log = logging.getLogger(__name__)
+
+Module = TypeVar("Module", bound=nn.Module)
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
@@ -39,10 +41,14 @@ class Runtime:
         log.info("device %s, precision %s (%s)", self.device, self.precision, why)
 
     def prepare(self, method: nn.Module, encoder: nn.Module) -> None:
-        """Moves a method to the device, in channels-last order; compiles its encoder if asked."""
-        method.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        """Places a method; compiles its encoder if asked."""
+        self.place(method)
         if self.compile:
             encoder.compile()  # in place, so that state-dict keys stay as they are
+
+    def place(self, module: Module) -> Module:
+        """Moves a module to the device, in channels-last order, in place."""
+        return module.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def autocast(self) -> AbstractContextManager[None]:
         """Half precision where the run uses it; float32 otherwise."""

@@ -18,9 +18,13 @@ from tcl_train.run_dir import RunDir
 
 log = logging.getLogger(__name__)
 
+EVAL = "eval/"  # what the names of the evaluation's scalars begin with
+
 
 class Sink:
-    """Writes scalars by step. What a resumed run would write again is taken out first."""
+    """Writes scalars by step. What a resumed run would write again is taken out first: the steps
+    after its checkpoint, and an evaluation, since a run that is resumed has not finished it.
+    (TensorBoard can only take out whole steps; there the same point is drawn twice.)"""
 
     def __init__(self, run_dir: RunDir, *, first_step: int = 0) -> None:
         with warnings.catch_warnings():
@@ -33,7 +37,7 @@ class Sink:
             )
         if run_dir.metrics.exists():
             lines = run_dir.metrics.read_text().splitlines(keepends=True)
-            kept = [line for line in lines if _step_of(line) <= first_step]
+            kept = [line for line in lines if _stays(line, first_step)]
             run_dir.metrics.write_text("".join(kept))
         self._metrics = run_dir.metrics.open("a", encoding="utf-8")
 
@@ -62,11 +66,12 @@ class Sink:
         self.close()
 
 
-def _step_of(line: str) -> float:
+def _stays(line: str, first_step: int) -> bool:
     try:
-        return json.loads(line)["step"]
+        record = json.loads(line)
+        return record["step"] <= first_step and not any(key.startswith(EVAL) for key in record)
     except (json.JSONDecodeError, KeyError, TypeError):
-        return math.inf  # half a line, from a run that was killed
+        return False  # half a line, from a run that was killed
 
 
 def progress_bar(*, total: int, done: int, unit: str = "step") -> Any:

@@ -18,9 +18,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from tcl_train.compose import quoted
 from tcl_train.errors import Interrupted, RequestError
 from tcl_train.run_dir import RunDir
+from tcl_train.words import quoted, typed
 
 RESULT_COLUMNS = ("top1", "top5", "knn_top1", "random_encoder_top1", "images_per_second")
 STATUS = {0: "finished", 1: "failed", 2: "bad request", 130: "interrupted", 143: "interrupted"}
@@ -43,7 +43,7 @@ def run_job(words: list[str], job_dir: Path, sweep_dir: Path) -> int:
         status = _run([sys.executable, "-m", "tcl_train", *words, f"{key}={quoted(job_dir)}"])
     _note(sweep_dir / "sweep.csv", job_dir, words, status)
     if status in (130, 143):
-        again = f"run the same sweep again with hydra.sweep.dir={sweep_dir} to go on"
+        again = f"run the same sweep again with {typed('hydra.sweep.dir', sweep_dir)} to go on"
         raise Interrupted(status - 128, f"sweep interrupted; {again}")
     return status
 

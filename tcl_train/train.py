@@ -27,7 +27,8 @@ from tcl_train.evaluation.probe import Probe
 from tcl_train.result import assemble_result, git_commit, summary
 from tcl_train.run_dir import RunDir
 from tcl_train.runtime import Runtime, Signals
-from tcl_train.sink import Sink, hold_messages, log_to_file
+from tcl_train.sink import EVAL, Sink, hold_messages, log_to_file
+from tcl_train.words import typed
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +77,7 @@ def _train(
         _say_plan(config, trainer, data)
         trainer.fit(sink, checkpoints, Signals())
         measures = _measure(config, settings, trainer, data, probe)
-        numbers = {f"eval/{k}": v for k, v in measures.items() if isinstance(v, float)}
+        numbers = {EVAL + k: v for k, v in measures.items() if isinstance(v, float)}
         sink.write(trainer.step, settings.epochs - 1, numbers)
         wall_seconds = earlier_seconds + perf_counter() - begin
         result = assemble_result(
@@ -177,7 +178,7 @@ def _measure(
 @contextmanager
 def _logged(run_dir: RunDir, held: MemoryHandler) -> Iterator[None]:
     """Messages go to train.log too, and so do tracebacks, which the terminal does not see."""
-    go_on = f"go on by: tcl-train resume={run_dir}"
+    go_on = f"go on by: tcl-train {typed('resume', run_dir)}"
     handler = log_to_file(run_dir, held)
     try:
         yield

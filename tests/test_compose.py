@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
+from tcl_train import compose as compose_module
 from tcl_train.compose import (
     CHANGEABLE_ON_RESUME,
     choices,
@@ -95,6 +96,18 @@ def test_the_run_directory_is_otherwise_named_after_the_run() -> None:
     assert compose_run(["loss=supcon"]).run_dir.startswith("outputs/digits-supcon/")
 
 
+def test_runs_that_are_started_in_the_same_second_have_directories_of_their_own() -> None:
+    assert len({compose_run([]).run_dir for _ in range(3)}) == 3
+
+
+@pytest.mark.parametrize("key", ["resume", "dataset.root", "data.cache_dir"])
+@pytest.mark.parametrize("folder", ["2024", "1e5", "007", "1.50", "true"])
+def test_a_folder_may_be_named_like_a_number(key: str, folder: str) -> None:
+    config = compose_run(["dataset=image_folder", f"{key}={folder}"]).config
+    assert OmegaConf.select(config, key) == folder
+    assert compose_run([f"hydra.run.dir={folder}"]).run_dir == folder
+
+
 @pytest.mark.parametrize("directory", ["0_loss=ce", "with space", "Müller (1)"])
 def test_a_directory_may_have_any_name(directory: str) -> None:
     """A sweep names its directories after settings, so they have = in them."""
@@ -156,6 +169,40 @@ def test_wrong_words_are_explained(words: list[str], named: list[str]) -> None:
     assert "\n" not in message
 
 
+@pytest.mark.parametrize("place", ["data", "checkpoint", "augment.crop"])
+def test_a_value_in_place_of_settings_is_refused(place: str) -> None:
+    with pytest.raises(RequestError, match=rf"{place} holds settings of its own; set one of \w+, "):
+        compose_run([f"{place}=5"])
+
+
+@pytest.mark.parametrize("group", groups())
+def test_where_settings_belong_is_known_without_composing(group: str) -> None:
+    """By a rule, which every file must keep to."""
+    for path in (config_dir() / group).glob("*.yaml"):
+        config = OmegaConf.create({group: OmegaConf.load(path)})
+        if "@package _global_" in path.read_text():
+            config = config[group]
+        for key in config.get(group, {}):
+            node = config[group]._get_node(key)
+            place = f"{group}.{key}"
+            holds = compose_module._holds_settings(place, config[group])
+            assert holds == isinstance(node, DictConfig), f"{path}: {place}"
+            assert not holds or not any(isinstance(v, DictConfig) for v in node.values()), path
+
+
+def test_a_run_is_composed_once_unless_something_is_to_be_explained(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Composing is the larger part of what a user waits for before a typing error is found."""
+    calls: list[Any] = []
+    compose = compose_module.compose
+    monkeypatch.setattr(
+        compose_module, "compose", lambda *a, **k: calls.append(a) or compose(*a, **k)
+    )
+    compose_run(["loss=tcl", "k1=7", "encoder.width=8", "augment.crop.scale=[0.5,1]"])
+    assert len(calls) == 1
+
+
 @pytest.mark.parametrize("group", ["dataset", "augment"])
 def test_null_is_no_choice(group: str) -> None:
     with pytest.raises(RequestError, match=rf"{group}=null.*{choices(group)[-1]}"):
@@ -198,6 +245,16 @@ def test_going_on_refuses_another_setting(started: DictConfig, word: str) -> Non
     before = OmegaConf.select(started, f"names.{key}") or started[key]
     with pytest.raises(RequestError, match=f"{word}.*started with {key}={before}"):
         resumed(started, "resume=x", word)
+
+
+def test_going_on_refuses_another_directory(started: DictConfig) -> None:
+    with pytest.raises(RequestError, match=r"hydra\.run\.dir=b: a run goes on in its own.* a;"):
+        resumed(started, "resume=a", "hydra.run.dir=b")
+
+
+def test_going_on_takes_the_same_directory(started: DictConfig) -> None:
+    """As when the whole command is typed again, with resume at its end."""
+    assert resumed(started, "hydra.run.dir=a", "epochs=3", "resume=./a") == started
 
 
 def test_going_on_refuses_an_unknown_key(started: DictConfig) -> None:

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tcl_train.cli import main_eval
+from tcl_train.evaluation import evaluate as evaluation
 from tcl_train.run_dir import RunDir
 
 
@@ -56,6 +58,23 @@ def test_the_same_encoder_gets_the_same_accuracies_again(
     assert f"top-1 {again['top1']:.2f} %" in outcome.last_line
     assert "linear probe of frozen features" in outcome.last_line
     assert str(path) in outcome.last_line
+
+
+def test_both_encoders_lie_in_memory_as_in_training(
+    run_dir: RunDir, tcl_eval: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Channels-last, which is faster."""
+    seen: list[bool] = []
+    extract = evaluation.extract
+
+    def look(encoder: Any, *args: Any) -> Any:
+        weight = encoder.layer1[0].conv1.weight
+        seen.append(weight.is_contiguous(memory_format=torch.channels_last))
+        return extract(encoder, *args)
+
+    monkeypatch.setattr(evaluation, "extract", look)
+    assert tcl_eval(f"run={run_dir}").status == 0
+    assert seen == [True] * 4
 
 
 def test_nothing_that_was_there_is_changed(

@@ -7,6 +7,7 @@ certain step; one is a process as a user would start and stop it.
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import signal
 import subprocess
@@ -21,6 +22,7 @@ from omegaconf import OmegaConf
 from tcl_train import checkpoint, runtime
 from tcl_train import train as train_module
 from tcl_train.run_dir import RunDir
+from tcl_train.words import quoted
 
 WORDS = ("batch_size=32", "epochs=2")
 STEPS = 10
@@ -132,6 +134,29 @@ def test_a_run_in_a_directory_of_any_name_can_go_on(
     assert RunDir("0_seed=1").finished
 
 
+@pytest.mark.parametrize("name", ["my runs/it's = 1, 2", "2024", "a\\", "$HOME"])
+def test_the_line_that_says_how_to_go_on_can_be_pasted(
+    name: str,
+    command: Callable[..., Any],
+    tiny_words: Callable[..., list[str]],
+    signalled: Callable[..., Any],
+    on_few_digits: None,
+) -> None:
+    with signalled(1):
+        outcome = command(*tiny_words(*WORDS, f"hydra.run.dir={quoted(name)}"))
+    program, *words = shlex.split(outcome.err.split("go on by: ")[1])
+    assert program == "tcl-train"
+    assert command(*words).status == 0
+    assert RunDir(name).finished
+
+
+def test_a_run_does_not_go_on_in_another_directory(
+    interrupted: Callable[..., RunDir], refused: Callable[..., str]
+) -> None:
+    interrupted(1)
+    assert "hydra.run.dir=other" in refused("resume=run", "hydra.run.dir=other")
+
+
 def test_a_second_signal_stops_at_once_and_leaves_the_checkpoint_before(
     run: Callable[..., Any], signalled: Callable[..., Any]
 ) -> None:
@@ -222,6 +247,20 @@ def test_no_step_is_in_the_metrics_twice(
     lines = [json.loads(line) for line in run_dir.metrics.read_text().splitlines()]
     assert [line["step"] for line in lines if "loss" in line] == list(range(1, STEPS + 1))
     assert len([line for line in lines if "eval/top1" in line]) == 1
+
+
+def test_an_evaluation_that_was_killed_before_its_result_is_in_the_metrics_once(
+    run: Callable[..., Any], command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(train_module, "assemble_result", lambda *_, **__: 1 / 0)
+        assert run().status == 1
+    run_dir = RunDir("run")
+    assert "eval/top1" in run_dir.metrics.read_text()
+    assert command("resume=run").status == 0
+    lines = [json.loads(line) for line in run_dir.metrics.read_text().splitlines()]
+    assert [line["step"] for line in lines] == [*range(1, STEPS + 1), STEPS]
+    assert lines[-1]["eval/top1"] == run_dir.read_result()["top1"]
 
 
 def test_a_run_that_was_killed_before_its_first_checkpoint_starts_over(

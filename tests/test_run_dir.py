@@ -229,6 +229,15 @@ def test_of_many_claims_at_once_one_succeeds(run_dir: RunDir, config: DictConfig
     assert len(refusals) == 7
 
 
+def test_a_directory_below_the_users_home(
+    tmp_path: Path, config: DictConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shell leaves the ~ of hydra.run.dir=~/runs as it is."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    RunDir("~/runs/a").claim(config)
+    assert (tmp_path / "runs" / "a" / "config.yaml").is_file()
+
+
 @pytest.mark.parametrize("place", ["file", "file/below"])
 def test_a_directory_cannot_be_where_a_file_is(
     tmp_path: Path, place: str, config: DictConfig

@@ -61,7 +61,7 @@ def evaluate(
     del trained
     random_top1 = None
     if untrained is not None:
-        random_top1 = probe(given(untrained.to(runtime.device))).top1
+        random_top1 = probe(given(runtime.place(untrained))).top1
     return {
         "top1": result.top1,
         "top5": result.top5,
