@@ -87,11 +87,18 @@ class Trainer:
                             f"{scalars['images_per_second']:.0f} images/s"
                         )
                     if signals.received:
-                        self.check_finite(step)
-                        self.check_weights()
-                        checkpoints.save(self.state_dict())
-                        raise Interrupted(signals.received)
-                self.end_epoch(epoch + 1, scalars, checkpoints)
+                        break
+                ended = self.step % per_epoch == 0
+                if ended:
+                    self.say_epoch(epoch + 1, scalars)
+                due = ended and (checkpoints.due(epoch + 1) or self.step == self.total_steps)
+                stopped = signals.received
+                if due or stopped:
+                    self.check_finite(step)
+                    self.check_weights()
+                    checkpoints.save(self.state_dict(), epochs_done=epoch + 1 if due else None)
+                if stopped:
+                    raise Interrupted(stopped)
             if signals.received:  # it came while the last checkpoint was written
                 raise Interrupted(signals.received)
 
@@ -136,9 +143,7 @@ class Trainer:
                 f"(now {self.lr:g}), warm-up (scheduler.warmup_epochs) or precision=fp32"
             )
 
-    def end_epoch(
-        self, epochs_done: int, scalars: dict[str, float], checkpoints: Checkpoints
-    ) -> None:
+    def say_epoch(self, epochs_done: int, scalars: dict[str, float]) -> None:
         log.info(
             "epoch %d/%d: loss %.4f (chance %.4f), lr %.3g, %.0f images/s, "
             "similarity of positives %.3f, of negatives %.3f",
@@ -154,9 +159,6 @@ class Trainer:
         warning = collapse_warning(scalars)
         if warning:
             log.warning("epoch %d: %s", epochs_done, warning)
-        if checkpoints.due(epochs_done) or epochs_done == self.epochs:
-            self.check_weights()
-            checkpoints.save(self.state_dict(), epochs_done=epochs_done)
 
     def state_dict(self) -> dict[str, Any]:
         return {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,7 +18,6 @@ from tcl_train import config as configs
 from tcl_train.checkpoint import Checkpoints
 from tcl_train.data.dataset import DataSet
 from tcl_train.engine.fit import Trainer, collapse_warning
-from tcl_train.engine.meter import Meter
 from tcl_train.errors import Interrupted, TrainingError
 from tcl_train.runtime import Runtime, Signals
 from tcl_train.train import build_trainer
@@ -276,14 +276,18 @@ def test_a_checkpoint_that_lacks_something_is_refused(
 # ------------------------------------------------------------------ stopping
 
 
+def signal_at(trainer: Trainer, step: int) -> None:
+    trainer.method.register_forward_hook(
+        lambda *_: signal.raise_signal(signal.SIGTERM) if trainer.step == step - 1 else None
+    )
+
+
 @pytest.mark.parametrize("at", [1, 3, STEPS, STEPS + 1, 2 * STEPS])
 def test_a_signal_stops_it_after_the_step_with_a_checkpoint_of_that_step(
     new_trainer: Callable[..., Trainer], checkpoints: Checkpoints, at: int
 ) -> None:
     trainer = new_trainer()
-    trainer.method.register_forward_hook(
-        lambda *_: signal.raise_signal(signal.SIGTERM) if trainer.step == at - 1 else None
-    )
+    signal_at(trainer, at)
     with pytest.raises(Interrupted) as caught:
         fit(trainer, checkpoints)
     assert caught.value.signum == signal.SIGTERM
@@ -291,6 +295,33 @@ def test_a_signal_stops_it_after_the_step_with_a_checkpoint_of_that_step(
     state = checkpoint.load(checkpoints.last)
     assert state["step"] == at
     assert equal(state["method"], trainer.method.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("every", "at", "names"),
+    [
+        (1, STEPS, ["epoch-00001.pt", "last.pt"]),
+        (1, 2 * STEPS, ["epoch-00001.pt", "epoch-00002.pt", "last.pt"]),
+        (1, STEPS + 1, ["epoch-00001.pt", "last.pt"]),
+        (2, STEPS, ["last.pt"]),  # none is due there
+    ],
+)
+def test_a_signal_at_the_end_of_an_epoch_does_not_take_away_its_checkpoint_and_its_message(
+    new_trainer: Callable[..., Trainer],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    every: int,
+    at: int,
+    names: list[str],
+) -> None:
+    caplog.set_level("INFO", "tcl_train")
+    trainer = new_trainer()
+    signal_at(trainer, at)
+    with pytest.raises(Interrupted):
+        fit(trainer, Checkpoints(tmp_path, every=every, keep="all"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    said = [line for line in caplog.messages if re.match(r"epoch \d+/\d+:", line)]
+    assert len(said) == at // STEPS
 
 
 def test_a_signal_while_the_last_checkpoint_is_written_stops_it_too(
@@ -375,34 +406,3 @@ def test_weights_that_are_not_finite_do_not_replace_the_good_checkpoint(
     state = checkpoint.load(checkpoints.last)
     assert all(value.isfinite().all() for value in state["method"].values())
     assert state["step"] == STEPS
-
-
-# ------------------------------------------------------------------ speed
-
-
-def test_the_meter_counts_waiting_and_rates(monkeypatch: pytest.MonkeyPatch) -> None:
-    from tcl_train.engine import meter as module
-
-    now = [0.0]
-    monkeypatch.setattr(module, "perf_counter", lambda: now[0])
-
-    def batches() -> Any:
-        for _ in range(3):
-            now[0] += 1  # a second of waiting
-            yield None
-
-    meter = Meter()
-    with meter.running():
-        for _ in meter.timed(batches()):
-            now[0] += 3  # three of work
-            meter.images += 8
-        assert meter.lap() == {"images_per_second": 2.0, "data_wait_percent": 25.0}
-    now[0] += 100  # not inside
-    assert meter.seconds == 12
-    assert meter.total() == {"images_per_second": 2.0, "data_wait_percent": 25.0}
-    again = Meter(**meter.state_dict())
-    with again.running():
-        now[0] += 12
-        again.images += 24
-        assert again.lap() == {"images_per_second": 2.0, "data_wait_percent": 0.0}
-    assert again.total() == {"images_per_second": 2.0, "data_wait_percent": 12.5}
