@@ -11,16 +11,27 @@ then the same whatever device trains.
 from __future__ import annotations
 
 import hashlib
+import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 
+_PLAIN_WORD = re.compile(r"[A-Za-z][\w-]*", re.ASCII)
+
 
 def derive(seed: int, *name: str | int) -> int:
-    """A 63-bit seed that depends on every part of the name."""
-    words = "/".join(map(str, (seed, *name)))
+    """A 63-bit seed that depends on every part of the name, and on where one part ends."""
+    words = "/".join(map(_unmistakable, (seed, *name)))
     return int.from_bytes(hashlib.blake2b(words.encode(), digest_size=8).digest(), "big") >> 1
+
+
+def _unmistakable(part: str | int) -> str:
+    """Numbers and plain words as they are, any other text in quotes: so no two names are written
+    alike."""
+    plain = isinstance(part, int) or _PLAIN_WORD.fullmatch(part)
+    return str(part) if plain else json.dumps(part)
 
 
 def generator(seed: int, *name: str | int) -> torch.Generator:

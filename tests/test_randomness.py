@@ -7,7 +7,7 @@ import itertools
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tcl_train.randomness import derive, generator, seeded
@@ -42,6 +42,21 @@ def test_every_part_of_the_name_counts():
     ]
     seeds += [derive(0), derive(0, "order"), derive(0, "order", 1, 0), derive(1, "order", 10, 1)]
     assert len(set(seeds)) == len(seeds)
+
+
+parts = st.one_of(
+    st.integers(-20, 20), st.text('ab1-_/"\\ ', max_size=3), st.sampled_from(["1", "-1", ""])
+)
+
+
+@settings(max_examples=300, deadline=None, derandomize=True, database=None)
+@given(one=st.lists(parts, max_size=3), other=st.lists(parts, max_size=3))
+@example(["a/b"], ["a", "b"])
+@example(["a", 1], ["a", "1"])
+@example([], [""])
+@example(['"a"'], ["a"])
+def test_names_that_differ_give_seeds_that_differ(one, other):
+    assert (derive(0, *one) == derive(0, *other)) == (one == other)
 
 
 def test_generators_of_one_name_draw_the_same_and_are_independent_of_each_other():
