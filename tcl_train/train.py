@@ -182,9 +182,12 @@ def _logged(run_dir: RunDir, held: MemoryHandler) -> Iterator[None]:
     handler = log_to_file(run_dir, held)
     try:
         yield
-    except (RequestError, TrainingError) as error:
+    except TrainingError as error:
         handler.handle(_traceback_record(error))
         raise
+    except RequestError as error:  # too late to refuse the request: an image turns out damaged
+        handler.handle(_traceback_record(error))
+        raise TrainingError(f"{error}; {go_on}") from error
     except (Interrupted, KeyboardInterrupt) as error:
         signum = error.signum if isinstance(error, Interrupted) else signal.SIGINT
         name = signal.Signals(signum).name

@@ -129,22 +129,55 @@ def test_a_truncated_image_is_refused_with_its_path(
     assert "not a whole image" in line
 
 
-def test_a_truncated_image_that_is_met_on_the_way_is_named_and_the_run_can_go_on(
+@pytest.fixture
+def streamed_words(two_classes: Path, tiny_words: Callable[..., list[str]]) -> list[str]:
+    """Sets that do not fit into memory are decoded as training goes."""
+    given = ["dataset.mean=[0.5,0.5,0.5]", "dataset.std=[0.3,0.3,0.3]"]
+    streamed = ["data.memory_limit_gb=0", "data.workers=0", "hydra.run.dir=run"]
+    return tiny_words(*folder_words(two_classes), *given, *streamed, "epochs=3")
+
+
+def test_a_truncated_image_of_a_streamed_set_is_refused_with_its_path(
+    refused: Callable[..., str], two_classes: Path, streamed_words: list[str], tmp_path: Path
+) -> None:
+    broken = two_classes / "test" / "red" / "3.png"
+    broken.write_bytes(broken.read_bytes()[:60])
+    words = [*streamed_words, f"data.cache_dir={tmp_path / 'file'}"]  # nothing is written
+    (tmp_path / "file").touch()
+    assert f"{broken}: not a whole image" in refused(*words)
+
+
+def test_an_image_that_only_fails_on_the_way_is_named_and_the_run_can_go_on(
     command: Callable[..., Any],
     one_line: Callable[[str], str],
     two_classes: Path,
-    tiny_words: Callable[..., list[str]],
+    streamed_words: list[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Sets that do not fit into memory are not decoded before training."""
+    from tcl_train.data import images
+    from tcl_train.run_dir import RunDir
+
     broken = two_classes / "train" / "red" / "3.png"
+    decode, met = images.decode, []
+
+    def fail_the_second_time(path: Path | str, size: int) -> Any:
+        if str(path) == str(broken):
+            met.append(path)
+            if len(met) == 2:
+                Path(path).write_bytes(b"")
+        return decode(path, size)
+
     whole = broken.read_bytes()
-    broken.write_bytes(whole[:60])
-    folder = ["dataset=image_folder", f"dataset.root={two_classes}", "batch_size=4"]
-    statistics = ["dataset.mean=[0.5,0.5,0.5]", "dataset.std=[0.3,0.3,0.3]"]
-    words = [*folder, *statistics, "data.memory_limit_gb=0", "data.workers=0"]
-    outcome = command(*tiny_words(*words, "hydra.run.dir=run"))
-    assert outcome.status == 2
-    assert f"{broken}: not a whole image" in one_line(outcome.err)
+    with monkeypatch.context() as patch:
+        patch.setattr(images, "decode", fail_the_second_time)
+        outcome = command(*streamed_words)
+    assert outcome.status == 1
+    line = one_line(outcome.err)
+    assert line.startswith(f"{broken}: not a whole image")
+    assert line.endswith("go on by: tcl-train resume=run")
+    run_dir = RunDir("run")
+    assert "Traceback" in run_dir.log.read_text()
+    assert torch.load(run_dir.checkpoints / "last.pt")["step"] == 6  # of the epoch before
     broken.write_bytes(whole)
     assert command("resume=run").status == 0
 

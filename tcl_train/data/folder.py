@@ -4,12 +4,11 @@
     ROOT/*                                                 unlabelled, with supervised=false
 
 Images that fit in memory are decoded once into one uint8 array and cached on disk; larger sets
-are decoded by workers as training goes.
+are looked through once for damaged files, and decoded by workers as training goes.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -17,21 +16,23 @@ import statistics
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
 from tcl_train import checks
 from tcl_train.data.dataset import DataSet, ReadOptions, Split, check_classes
-from tcl_train.data.images import ArrayImages, FileImages, Images, decode
+from tcl_train.data.images import ArrayImages, FileImages, Images, check_file, decode
+from tcl_train.data.listing import Listing, labelled, unlabelled
 from tcl_train.data.statistics import channel_statistics
 from tcl_train.errors import RequestError
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 TEST_NAMES = ("test", "val")
 LARGEST_IMAGE_SIZE = 224  # what `image_size: null` chooses at most
@@ -83,17 +84,17 @@ def image_folder(
             "train/CLASS/ and test/CLASS/ (or val/CLASS/) with images"
         )
     if has_image_folders(folder):
-        train = _labelled(folder / "train")
+        train = labelled(folder / "train")
         test_folder = _test_folder(folder)
         assert test_folder is not None
-        test = _labelled(test_folder)
+        test = labelled(test_folder)
     elif options.supervised:
         raise RequestError(
             f"dataset.root={root}: no train/ and test/ (or val/) in {folder.absolute()}; put "
             "images at train/CLASS/ and test/CLASS/, or train without labels by supervised=false"
         )
     else:
-        train, test = _unlabelled(folder), None
+        train, test = unlabelled(folder), None
     if classes is not None and list(train.classes) != sorted(classes):
         missing = sorted(set(classes) - set(train.classes))
         extra = sorted(set(train.classes) - set(classes))
@@ -135,75 +136,10 @@ def image_folder(
     )
 
 
-# ------------------------------------------------------------------ which files
-
-
-@dataclass(frozen=True)
-class _Listing:
-    """Image files in a fixed order, with a class index for each where they are labelled."""
-
-    folder: Path
-    paths: list[Path]
-    classes: tuple[str, ...]
-    labels: list[int]
-
-    @property
-    def labels_N(self) -> Tensor | None:
-        return torch.tensor(self.labels) if self.classes else None
-
-
-def _labelled(folder: Path) -> _Listing:
-    classes = sorted(e.name for e in os.scandir(folder) if e.is_dir() and e.name[0] != ".")
-    if not classes:
-        raise RequestError(
-            f"{folder}: no class folders; it should hold a folder of images for each class"
-        )
-    paths: list[Path] = []
-    labels: list[int] = []
-    for label, name in enumerate(classes):
-        found = _images_below(folder / name)
-        if not found:
-            raise RequestError(f"{folder / name}: no images; put images there or delete the folder")
-        paths += found
-        labels += [label] * len(found)
-    return _Listing(folder, paths, tuple(classes), labels)
-
-
-def _unlabelled(folder: Path) -> _Listing:
-    paths = _images_below(folder)
-    if not paths:
-        raise RequestError(
-            f"{folder}: no images; put images there (any type that Pillow reads), or train/CLASS/ "
-            "and test/CLASS/ with images"
-        )
-    return _Listing(folder, paths, (), [])
-
-
-def _images_below(folder: Path) -> list[Path]:
-    """The image files below a folder, sorted by name; hidden ones and other files are passed."""
-    formats = Image.registered_extensions()
-    endings = {ending for ending, name in formats.items() if name in Image.OPEN}
-    found: list[Path] = []
-    seen: set[str] = set()  # links may lead in circles
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(parent)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = [name for name in folders if name[0] != "."]
-        found += [
-            Path(parent, name)
-            for name in files
-            if name[0] != "." and os.path.splitext(name)[1].lower() in endings
-        ]
-    return sorted(found)
-
-
 # ------------------------------------------------------------------ which size
 
 
-def _median_short_side(paths: list[Path]) -> int:
+def _median_short_side(paths: list[str]) -> int:
     """Of an even sample; reads the files' headers only."""
     step = max(1, len(paths) // SAMPLE_FOR_SIZE)
     sides = []
@@ -227,45 +163,47 @@ def _stored_size(image_size: int, short_side: int | None) -> int:
 # ------------------------------------------------------------------ reading and caching
 
 
-def _key(listing: _Listing, size: int) -> str:
-    """Changes when a file's name, size or time does."""
-    digest = hashlib.blake2b(f"{CACHE_VERSION} {size}".encode(), digest_size=16)
-    for path in listing.paths:
-        try:
-            stat = path.stat()
-        except OSError as error:
-            raise RequestError(
-                f"{path}: cannot be read ({error.strerror}); replace the file or delete it"
-            ) from error
-        name = path.relative_to(listing.folder)
-        digest.update(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
-    return digest.hexdigest()
-
-
-def _read(listing: _Listing, size: int, options: ReadOptions) -> tuple[Images, str]:
-    key = _key(listing, size)
-    if len(listing.paths) * 3 * size * size > options.memory_limit_gb * 2**30:
-        return FileImages(listing.paths, size, options.workers), key
+def _read(listing: Listing, size: int, options: ReadOptions) -> tuple[Images, str]:
+    """The images, and the name of what is cached of them."""
+    key = listing.digest(CACHE_VERSION, size)
+    paths = listing.paths
+    if len(paths) * 3 * size * size > options.memory_limit_gb * 2**30:
+        _check_once(listing, options.cache_dir / f"{key}.checked", options.workers)
+        return FileImages(paths, size, options.workers), key
     cached = options.cache_dir / f"{key}.npy"
-    stored_NCHW = _load_array(cached, (len(listing.paths), 3, size, size))
+    stored_NCHW = _load_array(cached, (len(paths), 3, size, size))
     if stored_NCHW is not None:
         return ArrayImages(torch.from_numpy(stored_NCHW)), key
-    log.info("decoding %d images from %s", len(listing.paths), listing.folder)
-    images_NCHW = np.empty((len(listing.paths), 3, size, size), np.uint8)
+    log.info("decoding %d images from %s", len(paths), listing.folder)
+    images_NCHW = np.empty((len(paths), 3, size, size), np.uint8)
 
     def put(index: int) -> None:
-        images_NCHW[index] = decode(listing.paths[index], size)
+        images_NCHW[index] = decode(paths[index], size)
 
-    with ThreadPoolExecutor(max(1, options.workers)) as pool:
-        futures = pool.map(put, range(len(listing.paths)))
+    _for_each(put, range(len(paths)), threads=options.workers)
+    _write_atomically(cached, lambda path: _save_array(path, images_NCHW))
+    return ArrayImages(torch.from_numpy(images_NCHW)), key
+
+
+def _check_once(listing: Listing, mark: Path, threads: int) -> None:
+    """Raises RequestError for a damaged file, before a training that would meet it. Files that
+    have not changed since they were checked are not checked again."""
+    if not mark.exists():
+        log.info("checking %d images from %s", len(listing.files), listing.folder)
+        _for_each(check_file, listing.paths, threads=threads)
+        _write_atomically(mark, Path.touch)
+
+
+def _for_each(function: Callable[[T], object], items: Sequence[T], *, threads: int) -> None:
+    """Calls the function on all items; the first error stops it."""
+    with ThreadPoolExecutor(max(1, threads)) as pool:
+        futures = pool.map(function, items)
         try:
             for _ in futures:
                 pass
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    _write_atomically(cached, lambda path: _save_array(path, images_NCHW))
-    return ArrayImages(torch.from_numpy(images_NCHW)), key
 
 
 def _cached_statistics(
@@ -307,4 +245,4 @@ def _write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     except OSError as error:
         with suppress(OSError):
             temporary.unlink()
-        log.warning("%s: not cached (%s); the images will be decoded again", path, error)
+        log.warning("%s: not cached (%s); the images will be read again", path, error)

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision import datasets
 
 from tcl_train.data.dataset import DataSet, ReadOptions, Split
 from tcl_train.data.folder import has_image_folders, image_folder
@@ -31,29 +30,29 @@ Reader = Callable[[str], "tuple[Tensor, Tensor, Sequence[str]]"]
 
 def cifar10(root: str, **keys: Any) -> DataSet:
     """60,000 colour images of 32 x 32 pixels in 10 classes."""
-    return _named(root, lambda split: _cifar(datasets.CIFAR10, root, split), **keys)
+    return _named(root, lambda split: _cifar("CIFAR10", root, split), **keys)
 
 
 def cifar100(root: str, **keys: Any) -> DataSet:
     """60,000 colour images of 32 x 32 pixels in 100 classes."""
-    return _named(root, lambda split: _cifar(datasets.CIFAR100, root, split), **keys)
+    return _named(root, lambda split: _cifar("CIFAR100", root, split), **keys)
 
 
 def mnist(root: str, **keys: Any) -> DataSet:
     """70,000 grey images of 28 x 28 pixels of hand-written digits."""
-    return _named(root, lambda split: _mnist(datasets.MNIST, root, split), **keys)
+    return _named(root, lambda split: _mnist("MNIST", root, split), **keys)
 
 
 def fashion_mnist(root: str, **keys: Any) -> DataSet:
     """70,000 grey images of 28 x 28 pixels of clothes in 10 classes."""
-    return _named(root, lambda split: _mnist(datasets.FashionMNIST, root, split), **keys)
+    return _named(root, lambda split: _mnist("FashionMNIST", root, split), **keys)
 
 
 def svhn(root: str, **keys: Any) -> DataSet:
     """99,289 colour images of 32 x 32 pixels of house numbers, 10 classes."""
 
     def read(split: str) -> tuple[Tensor, Tensor, Sequence[str]]:
-        data = datasets.SVHN(root, split=split, download=True)
+        data = _torchvisions("SVHN")(root, split=split, download=True)
         return torch.from_numpy(data.data), torch.from_numpy(data.labels), list("0123456789")
 
     return _named(root, read, **keys)
@@ -64,21 +63,28 @@ def stl10(root: str, **keys: Any) -> DataSet:
     With supervised=false pretraining sees the unlabelled images too."""
 
     def read(split: str) -> tuple[Tensor, Tensor, Sequence[str]]:
-        data = datasets.STL10(root, split=split, download=True)
+        data = _torchvisions("STL10")(root, split=split, download=True)
         return torch.from_numpy(data.data), torch.from_numpy(data.labels), data.classes
 
     unlabelled = None if keys["options"].supervised else "train+unlabeled"
     return _named(root, read, pretrain_split=unlabelled, **keys)
 
 
-def _cifar(kind: Any, root: str, split: str) -> tuple[Tensor, Tensor, Sequence[str]]:
-    data = kind(root, train=split == "train", download=True)
+def _torchvisions(name: str) -> Any:
+    """Its data set of this name. torchvision takes two seconds to load; folders do without it."""
+    from torchvision import datasets
+
+    return getattr(datasets, name)
+
+
+def _cifar(name: str, root: str, split: str) -> tuple[Tensor, Tensor, Sequence[str]]:
+    data = _torchvisions(name)(root, train=split == "train", download=True)
     images_NCHW = np.ascontiguousarray(data.data.transpose(0, 3, 1, 2))
     return torch.from_numpy(images_NCHW), torch.tensor(data.targets), data.classes
 
 
-def _mnist(kind: Any, root: str, split: str) -> tuple[Tensor, Tensor, Sequence[str]]:
-    data = kind(root, train=split == "train", download=True)
+def _mnist(name: str, root: str, split: str) -> tuple[Tensor, Tensor, Sequence[str]]:
+    data = _torchvisions(name)(root, train=split == "train", download=True)
     return data.data[:, None], data.targets, data.classes
 
 

@@ -6,8 +6,12 @@ B, N: images; C: channels; H, W: rows and columns.
 from __future__ import annotations
 
 import io
+import multiprocessing
+import os
+import signal
 import struct
 import warnings
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -17,16 +21,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tcl_train.data.images import ArrayImages, FileImages, decode
+from tcl_train.data import images as images_module
+from tcl_train.data.images import ArrayImages, FileImages, check_file, decode
 from tcl_train.errors import RequestError
 
 CPU = torch.device("cpu")
 ORIENTATION = 0x0112  # the EXIF tag
 
 steady = settings(max_examples=80, deadline=None, derandomize=True, database=None)
-
-# Newer Pythons warn of any fork in a process with threads, which torch's loader does.
-forks = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
 
 
 def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -267,6 +269,21 @@ def test_whatever_pillow_raises_for_a_file_names_the_file(
         decode(tmp_path / "a.png", 8)
 
 
+def png_with_broken_pixels() -> bytes:
+    """Whole by its checksums; what they cover cannot be unpacked."""
+    whole = encoded("PNG")
+    start = whole.index(b"IDAT") - 4
+    (length,) = struct.unpack(">I", whole[start : start + 4])
+    chunk = b"IDAT" + whole[start + 8 : start + 18] + b"\xff" * 20
+    return (
+        whole[:start]
+        + struct.pack(">I", len(chunk) - 4)
+        + chunk
+        + struct.pack(">I", zlib.crc32(chunk))
+        + whole[start + 12 + length :]
+    )
+
+
 KINDS = ("PNG", "JPEG", "GIF", "BMP", "PPM")
 ENCODED = {kind: encoded(kind) for kind in KINDS}
 
@@ -302,6 +319,54 @@ def test_a_damaged_file_is_an_image_or_a_request_error(
     assert str(path) in said
 
 
+# ------------------------------------------------------------------ looking for damage
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_whole_files_pass_and_the_common_ones_are_not_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    path = tmp_path / "whole"
+    path.write_bytes(ENCODED[kind])
+    check_file(path)
+    if kind in ("PNG", "JPEG"):
+        monkeypatch.delattr(images_module, "decode")
+        check_file(path)
+
+
+@pytest.mark.parametrize("what", NO_IMAGES)
+def test_a_file_that_is_no_whole_image_is_found_without_decoding(tmp_path: Path, what: str) -> None:
+    path = tmp_path / "bad.png"
+    path.write_bytes(NO_IMAGES[what])
+    with pytest.raises(RequestError, match="not a whole image") as raised:
+        check_file(path)
+    assert str(raised.value).startswith(f"{path}:")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("share", [0.3, 0.7, 0.95])
+def test_a_file_that_is_cut_short_is_found(tmp_path: Path, kind: str, share: float) -> None:
+    path = tmp_path / "short"
+    path.write_bytes(ENCODED[kind][: int(share * len(ENCODED[kind]))])
+    with pytest.raises(RequestError, match="not a whole image"):
+        check_file(path)
+
+
+def test_a_jpeg_with_something_after_its_end_passes(tmp_path: Path) -> None:
+    """As cameras write it; then it is decoded, to be sure."""
+    path = tmp_path / "a.jpg"
+    path.write_bytes(ENCODED["JPEG"] + b"\0" * 10_000)
+    check_file(path)
+
+
+def test_pixels_that_cannot_be_unpacked_are_found_only_by_decoding(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(png_with_broken_pixels())
+    check_file(path)
+    with pytest.raises(RequestError, match=r"a\.png: not a whole image"):
+        decode(path, 8)
+
+
 # ------------------------------------------------------------------ sets of images
 
 
@@ -318,7 +383,6 @@ def files(tmp_path: Path) -> tuple[list[Path], np.ndarray]:
 INDEX_BATCHES = [torch.tensor([4, 0, 8, 4]), torch.tensor([1, 2, 3]), torch.tensor([7])]
 
 
-@forks
 @pytest.mark.parametrize("workers", [0, 2])
 def test_streamed_images_come_in_the_order_of_the_indices(
     files: tuple[list[Path], np.ndarray], workers: int
@@ -333,7 +397,6 @@ def test_streamed_images_come_in_the_order_of_the_indices(
         np.testing.assert_array_equal(images_BCHW, images_NCHW[index_B.numpy()])
 
 
-@forks
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_unreadable_file_stops_the_stream_with_its_name_alone(
     files: tuple[list[Path], np.ndarray], workers: int
@@ -346,6 +409,21 @@ def test_an_unreadable_file_stops_the_stream_with_its_name_alone(
         next(stream)
     assert str(raised.value).startswith(f"{paths[2]}: not a whole image")
     assert "\n" not in str(raised.value)  # no traceback of a worker
+
+
+def test_workers_are_no_copies_of_this_process_and_outlive_a_signal_to_all(
+    files: tuple[list[Path], np.ndarray],
+) -> None:
+    """A process with threads must not be forked, and Ctrl-C reaches the workers, too, while the
+    trainer still finishes its step."""
+    before = set(multiprocessing.active_children())
+    stream = FileImages(files[0], 5, 1).batches(INDEX_BATCHES * 4, CPU)
+    next(stream)
+    (worker,) = set(multiprocessing.active_children()) - before
+    assert type(worker).__name__ != "ForkProcess"
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        os.kill(worker.pid or 0, signum)
+    assert len(list(stream)) == 11
 
 
 def test_streaming_leaves_the_global_random_state_alone(
