@@ -121,6 +121,28 @@ def test_the_package_loads_nothing_but_the_standard_library():
     assert not after("import tcl_train") - {"tcl_train"} - set(sys.stdlib_module_names) - after("")
 
 
+STEP = """
+import torch
+from tcl_train.engine.optimizers import adamw, lars, sgd
+from tcl_train.models import mlp, resnet8
+import tcl_train.data.folder, tcl_train.data.named
+encoder = resnet8(8, width=4)
+projector = mlp(encoder.feature_dim)
+for make in (sgd, adamw, lars):
+    optimizer = make(torch.nn.Sequential(encoder, projector), 0.1)
+    optimizer.zero_grad()
+    projector(encoder(torch.rand(4, 3, 8, 8))).sum().backward()
+    optimizer.step()
+    optimizer.load_state_dict(optimizer.state_dict())
+assert "torch._dynamo" not in sys.modules
+"""
+
+
+def test_a_step_of_a_thin_encoder_waits_neither_for_torchvision_nor_for_torchs_compiler():
+    """Each takes two seconds to load, at the start of every run."""
+    assert "torchvision" not in after(f"import sys{STEP}")
+
+
 def test_load_encoder_is_there_when_asked_for():
     assert callable(tcl_train.load_encoder)
     with pytest.raises(AttributeError, match="module 'tcl_train' has no attribute 'load_decoder'"):

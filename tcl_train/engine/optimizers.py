@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,24 @@ from torch import Tensor, nn
 from tcl_train import checks
 
 Optimizer = torch.optim.Optimizer
+Kind = TypeVar("Kind", bound=Optimizer)
+
+
+def _never_compiled(kind: type[Kind]) -> type[Kind]:
+    """The same optimiser without the wrappers that keep torch.compile out of its methods: at their
+    first call they load the compiler, which takes two seconds at the start of every run, and no
+    optimiser is compiled here."""
+    methods = {
+        name: inspect.unwrap(getattr(kind, name))
+        for name in ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
+    }
+    return type(
+        kind.__name__, (kind,), {**methods, "step": torch.no_grad()(inspect.unwrap(kind.step))}
+    )
+
+
+_SGD = _never_compiled(torch.optim.SGD)
+_AdamW = _never_compiled(torch.optim.AdamW)
 
 
 def parameter_groups(
@@ -46,7 +65,7 @@ def sgd(
     groups = parameter_groups(
         module, weight_decay=weight_decay, decay_bias_and_norm=decay_bias_and_norm
     )
-    return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov)
+    return _SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov)
 
 
 def adamw(
@@ -69,7 +88,7 @@ def adamw(
     groups = parameter_groups(
         module, weight_decay=weight_decay, decay_bias_and_norm=decay_bias_and_norm
     )
-    return torch.optim.AdamW(groups, lr=lr, betas=(beta1, beta2), eps=eps)
+    return _AdamW(groups, lr=lr, betas=(beta1, beta2), eps=eps)
 
 
 def lars(
@@ -90,6 +109,7 @@ def lars(
     return LARS(groups, lr=lr, momentum=momentum, trust=trust)
 
 
+@_never_compiled
 class LARS(Optimizer):
     """Layer-wise adaptive rate scaling.
 

@@ -10,12 +10,8 @@ no pool, for small images; `auto` takes `small` for images up to 64 pixels.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models import resnet as tv
 
 from tcl_train import checks
 from tcl_train.models.encoder import Encoder
@@ -52,9 +48,11 @@ def _initialise(module: nn.Module) -> None:
 # ------------------------------------------------------------------ the wide family
 
 
-def _wide(constructor: Callable[..., Any], image_size: int, stem: str) -> Encoder:
+def _wide(name: str, image_size: int, stem: str) -> Encoder:
+    from torchvision.models import resnet  # takes two seconds; the thin family does without it
+
     stem = choose_stem(stem, image_size)
-    encoder = constructor(num_classes=1)
+    encoder = getattr(resnet, name)(num_classes=1)
     encoder.feature_dim = encoder.fc.in_features
     encoder.fc = nn.Identity()
     if stem == "small":
@@ -65,22 +63,22 @@ def _wide(constructor: Callable[..., Any], image_size: int, stem: str) -> Encode
 
 def resnet18(image_size: int, *, stem: str = "auto") -> Encoder:
     """ResNet-18; 512 features."""
-    return _wide(tv.resnet18, image_size, stem)
+    return _wide("resnet18", image_size, stem)
 
 
 def resnet34(image_size: int, *, stem: str = "auto") -> Encoder:
     """ResNet-34; 512 features."""
-    return _wide(tv.resnet34, image_size, stem)
+    return _wide("resnet34", image_size, stem)
 
 
 def resnet50(image_size: int, *, stem: str = "auto") -> Encoder:
     """ResNet-50; 2,048 features."""
-    return _wide(tv.resnet50, image_size, stem)
+    return _wide("resnet50", image_size, stem)
 
 
 def resnet101(image_size: int, *, stem: str = "auto") -> Encoder:
     """ResNet-101; 2,048 features."""
-    return _wide(tv.resnet101, image_size, stem)
+    return _wide("resnet101", image_size, stem)
 
 
 # ------------------------------------------------------------------ the thin family
@@ -95,6 +93,30 @@ class PaddedShortcut(nn.Module):
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         return F.pad(x_NCHW[:, :, ::2, ::2], (0, 0, 0, 0, 0, self.extra_channels))
+
+
+class ThinBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut; names are those of torchvision's basic block."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        stride: int = 1,
+        downsample: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.relu = nn.ReLU(inplace=True)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.downsample = downsample
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        shortcut_NCHW = x_NCHW if self.downsample is None else self.downsample(x_NCHW)
+        h_NCHW = self.relu(self.bn1(self.conv1(x_NCHW)))
+        return self.relu(self.bn2(self.conv2(h_NCHW)) + shortcut_NCHW)
 
 
 class ThinResNet(Encoder):
@@ -118,8 +140,8 @@ class ThinResNet(Encoder):
     @staticmethod
     def _stage(in_channels: int, channels: int, blocks: int, *, stride: int) -> nn.Sequential:
         shortcut = PaddedShortcut(channels - in_channels) if stride != 1 else None
-        first = tv.BasicBlock(in_channels, channels, stride, shortcut)
-        return nn.Sequential(first, *(tv.BasicBlock(channels, channels) for _ in range(blocks - 1)))
+        first = ThinBlock(in_channels, channels, stride, shortcut)
+        return nn.Sequential(first, *(ThinBlock(channels, channels) for _ in range(blocks - 1)))
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         x_NCHW = self.maxpool(self.relu(self.bn1(self.conv1(x_NCHW))))
