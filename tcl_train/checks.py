@@ -4,7 +4,7 @@ names the argument, the value, and what would be right."""
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 
@@ -72,6 +72,6 @@ def interval(name: str, value: Any, *, at_least: float, at_most: float) -> tuple
 
 def probability(name: str, value: Any) -> float | tuple[float, ...]:
     """A number in [0, 1], or several, one a view."""
-    if isinstance(value, (list, tuple)) and value:
+    if isinstance(value, Sequence) and not isinstance(value, str) and len(value) > 0:
         return tuple(number(f"{name}[{i}]", v, at_least=0, at_most=1) for i, v in enumerate(value))
     return number(name, value, at_least=0, at_most=1)

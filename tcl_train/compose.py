@@ -27,6 +27,7 @@ from tcl_train.errors import RequestError
 from tcl_train.words import quoted
 
 CONFIG_NAME = "train"
+SECOND_VIEW = "second_view"  # where augment@second_view=PRESET puts the preset
 
 
 def config_dir() -> Path:
@@ -107,7 +108,8 @@ def compose_run(words: Sequence[str]) -> Composed:
     words = understood(words)
     overrides = parse(words)
     for override in overrides:
-        if override.is_delete() and not override.key_or_group.startswith("augment."):
+        below_augment = override.key_or_group.startswith(("augment.", f"{SECOND_VIEW}."))
+        if override.is_delete() and not below_augment:
             raise RequestError(
                 f"{override.input_line}: only what is below augment can be taken out; every other "
                 "key is needed"
@@ -169,7 +171,7 @@ def resumed_config(stored: DictConfig, words: Sequence[str]) -> DictConfig:
         root = key.split(".")[0]
         if root in CHANGEABLE_ON_RESUME or root == "hydra" or root.startswith("hydra/"):
             continue
-        place = f"names.{key}" if _is_group(override) else key
+        place = f"names.{override.package or key}" if _is_group(override) else key
         before, now = OmegaConf.select(stored, place), OmegaConf.select(composed, place)
         if before != now:
             raise RequestError(
@@ -304,6 +306,11 @@ def _unknown_key(override: Override, known: set[str]) -> str:
     key = override.key_or_group
     if not key:
         return f"{override.input_line}: not understood; write key=value or group=choice"
+    if key.split(".")[0] == SECOND_VIEW:
+        return (
+            f"{override.input_line}: the second view has no preset of its own; give it one with "
+            f"augment@{SECOND_VIEW}=PRESET, one of {', '.join(choices('augment'))}"
+        )
     with_key = _losses_with(key)
     if with_key:
         return (

@@ -134,9 +134,17 @@ def _cache_dir(given: str | None) -> Path:
 
 
 def build_augment(config: DictConfig, data: DataSet) -> Augment:
-    transforms = {name: _build(f"augment.{name}", node) for name, node in config.augment.items()}
+    """Raises RequestError for a wrong setting and for images that it cannot be applied to."""
+    presets = {
+        place: {name: _build(f"{place}.{name}", node) for name, node in config[place].items()}
+        for place in ("augment", "second_view")
+        if config.get(place) is not None
+    }
     normalize = Normalize(size=data.image_size, mean=data.mean, std=data.std)
-    return Augment(transforms, normalize)
+    augment = Augment(presets["augment"], normalize, presets.get("second_view"))
+    with _as_request_error(""):
+        augment.check(data.image_size, data.image_size)
+    return augment
 
 
 def build_encoder(config: DictConfig, *, image_size: int) -> Encoder:

@@ -42,6 +42,7 @@ def assemble_result(
         "encoder": names.encoder,
         "projector": names.projector,
         "augment": names.augment,
+        "second_view": names.get("second_view"),
         "optimizer": names.optimizer,
         "lr": settings.lr,
         "epochs": settings.epochs,

@@ -12,6 +12,7 @@ from logging.handlers import MemoryHandler
 from types import TracebackType
 from typing import Any
 
+from torch import Tensor
 from tqdm import tqdm
 
 from tcl_train.run_dir import RunDir
@@ -24,16 +25,20 @@ EVAL = "eval/"  # what the names of the evaluation's scalars begin with
 class Sink:
     """Writes scalars by step. What a resumed run would write again is taken out first: the steps
     after its checkpoint, and an evaluation, since a run that is resumed has not finished it.
-    (TensorBoard can only take out whole steps; there the same point is drawn twice.)"""
+    (TensorBoard can only take out whole steps; there the same point is drawn twice.)
+
+    is_new: nothing was written to TensorBoard before, by an earlier part of the run.
+    """
 
     def __init__(self, run_dir: RunDir, *, first_step: int = 0) -> None:
+        self.is_new = not run_dir.tensorboard.exists()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # TensorBoard's own, about its dependencies
             from torch.utils.tensorboard import SummaryWriter
 
             self._writer = SummaryWriter(
                 str(run_dir.tensorboard),
-                purge_step=first_step + 1 if run_dir.tensorboard.exists() else None,
+                purge_step=None if self.is_new else first_step + 1,
             )
         if run_dir.metrics.exists():
             lines = run_dir.metrics.read_text().splitlines(keepends=True)
@@ -49,6 +54,10 @@ class Sink:
         self._metrics.flush()
         for name, value in scalars.items():
             self._writer.add_scalar(name, value, step)
+
+    def picture(self, step: int, name: str, image_CHW: Tensor) -> None:
+        """A uint8 picture in TensorBoard."""
+        self._writer.add_image(name, image_CHW, step)
 
     def close(self) -> None:
         self._metrics.close()

@@ -11,6 +11,8 @@ from logging.handlers import MemoryHandler
 from time import perf_counter
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from omegaconf import DictConfig
 from torch import nn
 
@@ -24,6 +26,7 @@ from tcl_train.engine.fit import Trainer
 from tcl_train.errors import Interrupted, RequestError, TrainingError
 from tcl_train.evaluation.evaluate import classifier_top1, evaluate
 from tcl_train.evaluation.probe import Probe
+from tcl_train.randomness import generator
 from tcl_train.result import assemble_result, git_commit, summary
 from tcl_train.run_dir import RunDir
 from tcl_train.runtime import Runtime, Signals
@@ -75,6 +78,8 @@ def _train(
 
     with _logged(run_dir, held), Sink(run_dir, first_step=trainer.step) as sink:
         _say_plan(config, trainer, data)
+        if sink.is_new:  # a run that goes on has its picture
+            show_views(trainer, sink)
         trainer.fit(sink, checkpoints, Signals())
         measures = _measure(config, settings, trainer, data, probe)
         numbers = {EVAL + k: v for k, v in measures.items() if isinstance(v, float)}
@@ -127,6 +132,20 @@ def build_trainer(
             "classes": list(data.classes),
         },
     )
+
+
+PICTURED = 8  # images
+
+
+def show_views(trainer: Trainer, sink: Sink) -> None:
+    """The first images with views of them, as encoders see them, in TensorBoard: a row an image,
+    a column a view. The views are drawn for the picture."""
+    images_BCHW = trainer.loader.first_images(PICTURED)
+    draw = generator(trainer.seed, "picture")
+    views_NCSS = trainer.augment(images_BCHW, views=trainer.views, generator=draw)
+    looks_NCSS = F.pad(trainer.augment.normalize.undo(views_NCSS), [1] * 4).cpu()
+    columns = [torch.cat(view.unbind(), 1) for view in looks_NCSS.chunk(trainer.views)]
+    sink.picture(trainer.step, "views", torch.cat(columns, 2))
 
 
 def _restore(trainer: Trainer, state: dict[str, Any], checkpoints: Checkpoints) -> None:

@@ -146,3 +146,17 @@ def test_what_is_no_pair_is_refused(value):
 def test_a_pair_of_words_is_refused():
     with pytest.raises(TypeError, match=r"scale\[0\] must be .*, got 'a'"):
         checks.interval("scale", ("a", "b"), at_least=0, at_most=1)
+
+
+@pytest.mark.parametrize("value", [0, 0.3, 1])
+def test_a_probability_is_a_number_or_one_a_view(value: float) -> None:
+    assert checks.probability("p", value) == value
+    assert checks.probability("p", [value, 0.5]) == (value, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("value", "named"), [(1.1, "p"), ("0.5", "p"), ([], "p"), ([0.5, -0.1], r"p\[1\]"), (True, "p")]
+)
+def test_what_is_no_probability_is_named(value: object, named: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=rf"^{named} must be a finite number >= 0"):
+        checks.probability("p", value)

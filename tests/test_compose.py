@@ -209,6 +209,48 @@ def test_null_is_no_choice(group: str) -> None:
         compose_run([f"{group}=null"])
 
 
+def test_the_second_view_may_have_a_preset_of_its_own() -> None:
+    composed = compose_run(["augment=simaug", "augment@second_view=crop_flip"]).config
+    assert (composed.names.augment, composed.names.second_view) == ("simaug", "crop_flip")
+    assert "jitter" in composed.augment
+    assert list(composed.second_view) == ["crop", "flip"]
+    changed = ["second_view.crop.padding=2", "~second_view.flip"]
+    composed = compose_run(["augment@second_view=crop_flip", *changed]).config
+    assert composed.second_view == {"crop": {**composed.second_view.crop, "padding": 2}}
+
+
+def test_by_default_it_has_none() -> None:
+    composed = compose_run([]).config
+    assert composed.names.second_view is None
+    assert "second_view" not in composed
+
+
+def test_a_recipe_leaves_the_second_view_as_it_was_typed() -> None:
+    names = compose_run(["dataset=cifar10", "augment@second_view=none"]).config.names
+    assert (names.augment, names.second_view) == ("autoaugment", "none")
+
+
+@pytest.mark.parametrize(
+    "word", ["second_view=crop", "second_view.crop.padding=2", "second_view=simaug"]
+)
+def test_how_to_choose_the_second_views_preset_is_explained(word: str) -> None:
+    with pytest.raises(RequestError, match=r"augment@second_view=PRESET, one of .*simaug"):
+        compose_run([word])
+
+
+def test_an_unknown_preset_of_the_second_view_is_answered_with_the_list() -> None:
+    with pytest.raises(RequestError, match=r"augment=cropflip: .*did you mean crop_flip\?.*simaug"):
+        compose_run(["augment@second_view=cropflip"])
+
+
+def test_a_run_goes_on_with_its_second_view_or_not_at_all() -> None:
+    words = ["augment@second_view=crop_flip"]
+    stored = compose_run(words).config
+    assert resumed_config(stored, words).names.second_view == "crop_flip"
+    with pytest.raises(RequestError, match=r"augment@second_view=crop: the run to go on with"):
+        resumed_config(stored, ["augment@second_view=crop"])
+
+
 def test_a_list_in_brackets_is_one_value() -> None:
     assert list(compose_run(["probe.l2=[0.1,0.2]"]).config.probe.l2) == [0.1, 0.2]
 

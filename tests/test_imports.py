@@ -125,7 +125,7 @@ STEP = """
 import torch
 from tcl_train.engine.optimizers import adamw, lars, sgd
 from tcl_train.models import mlp, resnet8
-import tcl_train.data.folder, tcl_train.data.named
+import tcl_train.data.augment, tcl_train.data.folder, tcl_train.data.named
 encoder = resnet8(8, width=4)
 projector = mlp(encoder.feature_dim)
 for make in (sgd, adamw, lars):

@@ -11,6 +11,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -393,3 +394,25 @@ def test_a_process_that_is_interrupted_goes_on_to_the_same_end(
     assert command(f"resume={run_dir}").status == 0
     train_tiny(whole, *words)
     assert_same_run(run_dir, whole)
+
+
+def pictures(run_dir: RunDir) -> list[Any]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TensorBoard's own, about its dependencies
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        events = EventAccumulator(str(run_dir.tensorboard))
+        events.Reload()
+    return events.Images("views")
+
+
+def test_the_picture_of_the_views_is_there_once_however_often_a_run_goes_on(
+    interrupted: Callable[..., RunDir], run: Callable[..., Any], command: Callable[..., Any]
+) -> None:
+    run_dir = interrupted(3)
+    (before,) = pictures(run_dir)
+    assert command("resume=run").status == 0
+    (after,) = pictures(run_dir)
+    assert (after.step, after.encoded_image_string) == (0, before.encoded_image_string)
+    # Eight images of 8 pixels below one another, two views beside one another, each with a border.
+    assert (after.height, after.width) == (8 * 10, 2 * 10)

@@ -32,6 +32,7 @@ RESULT = {
     "encoder": str,
     "projector": str,
     "augment": str,
+    "second_view": (str, type(None)),
     "epochs": int,
     "batch_size": int,
     "seed": int,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tcl_train.run_dir import RunDir
 from tcl_train.sink import Sink, log_to_file, log_to_terminal, progress_bar
@@ -39,6 +40,16 @@ def curves(run_dir: RunDir) -> dict[str, list[tuple[int, float]]]:
         name: [(event.step, event.value) for event in events.Scalars(name)]
         for name in events.Tags()["scalars"]
     }
+
+
+def pictures(run_dir: RunDir) -> list[Any]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        events = EventAccumulator(str(run_dir.tensorboard))
+        events.Reload()
+    return events.Images("views")
 
 
 def long_ago(run_dir: RunDir) -> None:
@@ -182,3 +193,17 @@ def test_the_progress_bar_is_for_terminals_only(
         shown = stream.getvalue()
     assert bool(shown) == terminal
     assert bar.n == (4 if terminal else 3)
+
+
+# ------------------------------------------------------------------ pictures
+
+
+def test_a_picture_is_in_tensorboard(run_dir: RunDir) -> None:
+    image_CHW = torch.arange(3 * 4 * 5, dtype=torch.uint8).view(3, 4, 5)
+    with Sink(run_dir) as sink:
+        assert sink.is_new
+        sink.picture(0, "views", image_CHW)
+    (event,) = pictures(run_dir)
+    assert (event.step, event.width, event.height) == (0, 5, 4)
+    with Sink(run_dir, first_step=3) as sink:
+        assert not sink.is_new

@@ -382,6 +382,8 @@ def test_a_failure_in_the_evaluation_leaves_a_run_to_go_on_with(
         {"optimizer.momentum": 1},
         {"projector.depth": 1},
         {"augment.crop.scale": [2, 3]},
+        {"augment.blur": {"_target_": "tcl_train.data.augment.GaussianBlur", "kernel": 99}},
+        {"second_view": {"crop": {"_target_": "tcl_train.data.augment.PadCrop", "padding": -1}}},
         {"device": "tpu"},
         {"checkpoint.every": 0},
     ],
@@ -392,7 +394,7 @@ def test_a_wrong_value_in_any_part_is_found_before_the_run_directory_is_made(
     run_dir: RunDir, tiny_config: DictConfig, change: dict[str, Any]
 ) -> None:
     for key, value in change.items():
-        OmegaConf.update(tiny_config, key, value)
+        OmegaConf.update(tiny_config, key, value, force_add=True)
     with pytest.raises(RequestError):
         train(tiny_config, run_dir, resume=False)
     assert not run_dir.path.exists()

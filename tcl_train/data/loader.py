@@ -59,10 +59,18 @@ class Loader:
 
     def epoch(self, epoch: int, first_batch: int = 0) -> Iterator[Batch]:
         """The batches of an epoch, from one of them on."""
-        order_N = torch.randperm(len(self.images), generator=generator(self.seed, "order", epoch))
+        order_N = self._order(epoch)
         batches = order_N.split(self.batch_size)[first_batch : self.steps_per_epoch]
         assert self.labels_N is not None
         images = self.images.batches(batches, self.device)
         for index_B, images_BCHW in zip(batches, images, strict=True):
             labels_B = self.labels_N[index_B].to(self.device, non_blocking=True)
             yield Batch(images_BCHW, labels_B)
+
+    def first_images(self, count: int) -> Tensor:
+        """Those with which pretraining begins."""
+        (images_BCHW,) = self.images.batches([self._order(0)[:count]], self.device)
+        return images_BCHW
+
+    def _order(self, epoch: int) -> Tensor:
+        return torch.randperm(len(self.images), generator=generator(self.seed, "order", epoch))

@@ -3,6 +3,7 @@ image and view."""
 
 from tcl_train.data.augment.blur import GaussianBlur
 from tcl_train.data.augment.colour import ColorJitter, RandomGrayscale, Solarize
+from tcl_train.data.augment.erasing import RandomErasing
 from tcl_train.data.augment.geometry import HorizontalFlip, PadCrop, RandomResizedCrop
 from tcl_train.data.augment.pipeline import Augment
 from tcl_train.data.augment.policies import AutoAugment, RandAugment, TrivialAugment
@@ -15,6 +16,7 @@ __all__ = [
     "HorizontalFlip",
     "PadCrop",
     "RandAugment",
+    "RandomErasing",
     "RandomGrayscale",
     "RandomResizedCrop",
     "Solarize",

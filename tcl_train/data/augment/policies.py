@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision import transforms
 
 from tcl_train import checks
 from tcl_train.data.augment import levels
@@ -50,7 +49,7 @@ NAMES = list(OPERATIONS)
 AFFINE = ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate")
 FACTORS = ("Brightness", "Color", "Contrast", "Sharpness")  # of 1 + magnitude
 RANDOM_SIGN = (*AFFINE, *FACTORS)
-LEARNED = {policy.value: policy for policy in transforms.AutoAugmentPolicy}
+LEARNED = ("cifar10", "imagenet", "svhn")
 CHOICES = [name for name in NAMES if name != "Invert"]  # RandAugment and TrivialAugment lack it
 
 
@@ -141,7 +140,9 @@ class AutoAugment(_Policy):
 
     def __init__(self, policy: str = "cifar10") -> None:
         self.policy = checks.one_of("policy", policy, LEARNED)
-        pairs = transforms.AutoAugment(LEARNED[policy]).policies
+        from torchvision import transforms  # which takes a second to load
+
+        pairs = transforms.AutoAugment(transforms.AutoAugmentPolicy(policy)).policies
         self.operation_P2 = torch.tensor([[NAMES.index(o) for o, _, _ in pair] for pair in pairs])
         self.p_P2 = torch.tensor([[p for _, p, _ in pair] for pair in pairs])
         self.bin_P2 = torch.tensor([[b or 0 for _, _, b in pair] for pair in pairs])

@@ -16,6 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from torch import Tensor
+from torch._subclasses import FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException
 
 from tcl_train.compose import choices, config_dir
 from tcl_train.data.augment import (
@@ -26,6 +28,7 @@ from tcl_train.data.augment import (
     HorizontalFlip,
     PadCrop,
     RandAugment,
+    RandomErasing,
     RandomGrayscale,
     RandomResizedCrop,
     Solarize,
@@ -131,6 +134,7 @@ TRANSFORMS: dict[str, Transform] = {
     "trivialaugment": TrivialAugment(),
     "blur": GaussianBlur(),
     "solarize": Solarize(p=0.5),
+    "erasing": RandomErasing(),
 }
 every_transform = pytest.mark.parametrize("name", TRANSFORMS)
 
@@ -246,6 +250,12 @@ def test_views_are_normalised_centre_crops_view_by_view(
     np.testing.assert_allclose(found_NCSS, expected_NCSS, rtol=1e-4, atol=1e-4)
 
 
+def test_what_was_normalised_can_be_looked_at() -> None:
+    for c in (1, 3):
+        x_BCHW = images(3, c, 8)
+        assert torch.equal(normalize(c, 8).undo(normalize(c, 8)(x_BCHW)), x_BCHW.expand(3, 3, 8, 8))
+
+
 def test_floats_are_normalised_as_they_are() -> None:
     x_BCHW = images(3, 3, 8)
     torch.testing.assert_close(normalize(3, 6)(x_BCHW), normalize(3, 6)(x_BCHW / 255))
@@ -259,6 +269,89 @@ def test_one_mean_serves_three_channels() -> None:
     x_BCHW = images(3, 1, 8)
     for c in (1, 3):
         assert torch.equal(grey(x_BCHW.expand(3, c, 8, 8)), three(x_BCHW.expand(3, c, 8, 8)))
+
+
+# ------------------------------------------------------------------ views that differ in kind
+
+
+def test_a_list_of_probabilities_holds_one_a_view() -> None:
+    """As byol has them; a third view takes the first one again."""
+    x_BCHW = images(20, 3, 8)
+    augment = Augment({"flip": HorizontalFlip(p=[1.0, 0.0])}, normalize(3, 8))
+    found_NCSS = augment(x_BCHW, views=3, generator=seeded(0))
+    same_BCSS = normalize(3, 8)(x_BCHW)
+    expected = [same_BCSS.flip(3), same_BCSS, same_BCSS.flip(3)]
+    assert torch.equal(found_NCSS, torch.cat(expected))
+    assert torch.equal(augment(x_BCHW, views=1, generator=seeded(0)), same_BCSS.flip(3))
+
+
+def test_every_second_view_may_have_transforms_of_its_own() -> None:
+    x_BCHW = images(5, 3, 8)
+    first, second = {"flip": HorizontalFlip(p=1.0)}, {"crop": PadCrop(2)}
+    augment = Augment(first, normalize(3, 8), second)
+    found_NCSS = augment(x_BCHW, views=4, generator=seeded(0))
+    flipped_BCSS = normalize(3, 8)(x_BCHW.flip(3))
+    for view, view_BCSS in enumerate(found_NCSS.chunk(4)):
+        assert torch.equal(view_BCSS, flipped_BCSS) == (view % 2 == 0)
+    assert not torch.equal(found_NCSS[5:10], found_NCSS[15:])
+
+
+def test_byols_views_are_blurred_and_solarized_unequally() -> None:
+    kinds = build("byol", 3, 32)._kinds(2)
+    (first, _), (second, _) = kinds
+    assert [transform.p for transform in first][-2:] == [1.0, 0.0]
+    assert [transform.p for transform in second][-2:] == [0.1, 0.2]
+    assert kinds[0][1] == range(0, 2, 2)
+
+
+def test_processes_may_draw_for_all_and_apply_their_share() -> None:
+    """Of each view, its images."""
+    augment, x_BCHW = build("simaug", 3, 12), images(6, 3, 12)
+    whole_NCSS = augment(x_BCHW, views=2, generator=seeded(0))
+    drawn = augment.draw(6, 12, 12, views=2, generator=seeded(0))
+    share = torch.tensor([2, 3, 4, 8, 9, 10])
+    mine = [[{k: v[share] for k, v in values.items()} for values in kind] for kind in drawn]
+    found_NCSS = augment.apply(x_BCHW[2:5], mine, views=2)
+    torch.testing.assert_close(found_NCSS, whole_NCSS[share], rtol=0, atol=1e-5)
+
+
+# ------------------------------------------------------------------ never waiting for the device
+
+
+def on_a_fake_gpu(augment: Augment, channels: int) -> Tensor:
+    """Fake tensors have shapes and no values: whatever asks for one of a device's fails."""
+    drawn = augment.draw(6, 40, 40, views=2, generator=seeded(0))
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        x_BCHW = torch.empty(6, channels, 40, 40, dtype=torch.uint8, device="cuda")
+        return augment.apply(x_BCHW, drawn, views=2)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@every_preset
+def test_applying_a_preset_asks_nothing_of_the_device(preset: str, channels: int) -> None:
+    found_NCSS = on_a_fake_gpu(build(preset, channels, 32), channels)
+    assert found_NCSS.shape == (12, 3, 32, 32)
+    assert found_NCSS.device.type == "cuda"
+
+
+@every_transform
+def test_applying_a_transform_asks_nothing_of_the_device(name: str) -> None:
+    transform = TRANSFORMS[name]
+    parameters = transform.draw(16, 40, 40, seeded(0))
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        x_NCHW = torch.empty(16, 3, 40, 40, dtype=torch.uint8, device="cuda")
+        assert transform.apply(x_NCHW, parameters, 32).device.type == "cuda"
+
+
+class Asking(Note):
+    def apply(self, x_NCHW: Tensor, parameters: Parameters, size: int) -> Tensor:
+        return x_NCHW[: int(x_NCHW.max())]
+
+
+def test_a_transform_that_asks_is_noticed() -> None:
+    augment = Augment({"asking": Asking([], 1)}, normalize(3, 32))
+    with pytest.raises(DataDependentOutputException):
+        on_a_fake_gpu(augment, 3)
 
 
 # ------------------------------------------------------------------ what cannot be carried out

@@ -293,5 +293,5 @@ def test_an_unknown_operation_is_answered_with_the_list() -> None:
 
 
 def test_an_unknown_policy_is_answered_with_the_list() -> None:
-    with pytest.raises(ValueError, match="imagenet, cifar10, svhn"):
+    with pytest.raises(ValueError, match="cifar10, imagenet, svhn"):
         AutoAugment("cifar100")

@@ -1,0 +1,75 @@
+"""Random erasing (cutout, where the box is a square of one size)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from tcl_train import checks
+from tcl_train.data.augment.transform import (
+    Parameters,
+    Transform,
+    change_chosen,
+    choose,
+    uniform,
+)
+
+
+class RandomErasing(Transform):
+    """A random box is painted over, with probability p. Zhong et al. 2020.
+
+    The box has a share of the image's area from `scale` and a ratio of height to width from
+    `ratio` (log-uniform); ten tries are made to find one smaller than the image, after which the
+    image stays. `value`: from 0 (black) to 1 (white). As torchvision's, with one difference:
+    there, erasing comes after normalisation, so that its 0 is the data set's mean.
+    """
+
+    TRIES = 10
+
+    def __init__(
+        self,
+        scale: Sequence[float] = (0.02, 0.33),
+        ratio: Sequence[float] = (0.3, 3.3),
+        value: float = 0.0,
+        p: float | Sequence[float] = 0.5,
+    ) -> None:
+        self.scale = checks.interval("scale", scale, at_least=1e-3, at_most=1)
+        self.ratio = checks.interval("ratio", ratio, at_least=0.05, at_most=20)
+        self.value = checks.number("value", value, at_least=0, at_most=1)
+        self.p = checks.probability("p", p)
+
+    def draw(self, count: int, height: int, width: int, g: torch.Generator) -> Parameters:
+        area_NT = uniform(g, *self.scale, count, self.TRIES) * (height * width)
+        low, high = math.log(self.ratio[0]), math.log(self.ratio[1])
+        ratio_NT = uniform(g, low, high, count, self.TRIES).exp()
+        h_NT = (area_NT * ratio_NT).sqrt().round()
+        w_NT = (area_NT / ratio_NT).sqrt().round()
+        fits_NT = (h_NT < height) & (w_NT < width)
+        first_N1 = fits_NT.int().argmax(1, keepdim=True)
+        h_N, w_N = h_NT.gather(1, first_N1)[:, 0], w_NT.gather(1, first_N1)[:, 0]
+        return {
+            "top": (torch.rand(count, generator=g) * (height - h_N + 1)).floor(),
+            "left": (torch.rand(count, generator=g) * (width - w_N + 1)).floor(),
+            "height": h_N,
+            "width": w_N,
+            "erase": choose(g, self.p, count) & fits_NT.any(1),
+        }
+
+    def apply(self, x_NCHW: Tensor, parameters: Parameters, size: int) -> Tensor:  # noqa: ARG002
+        value = self.value if x_NCHW.is_floating_point() else round(self.value * 255)
+
+        def erased(x: Tensor, top: Tensor, left: Tensor, height: Tensor, width: Tensor) -> Tensor:
+            rows_MH = _within(top, height, x.shape[2])
+            columns_MW = _within(left, width, x.shape[3])
+            return x.masked_fill((rows_MH[:, :, None] & columns_MW[:, None, :])[:, None], value)
+
+        box = (parameters[key] for key in ("top", "left", "height", "width"))
+        return change_chosen(x_NCHW, parameters["erase"], erased, *box)
+
+
+def _within(start_M: Tensor, length_M: Tensor, extent: int) -> Tensor:
+    place_E = torch.arange(extent, device=start_M.device)
+    return (place_E >= start_M[:, None]) & (place_E < (start_M + length_M)[:, None])
