@@ -130,16 +130,18 @@ class _Whole(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, z_ND: Tensor, group_N: Tensor, weights: Weights) -> Tensor:
         block = _Block(0, len(z_ND), 0, len(z_ND), True)
-        terms = _terms(z_ND / weights.tau @ z_ND.T, block, group_N, weights)
+        logit_NN = _logits_of_unit_rows(z_ND, z_ND, weights.tau)
+        terms = _terms(logit_NN, block, group_N, weights)
         d_N = terms.sum(1)
-        ctx.save_for_backward(z_ND, d_N, terms.slopes(weights.tau))
+        ctx.save_for_backward(z_ND, d_N, terms.slopes())
+        ctx.tau = weights.tau
         return d_N.log()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient_N: Tensor) -> tuple[Tensor, None, None]:
         z_ND, d_N, slope_NN = ctx.saved_tensors
-        a_N = _by_sum(gradient_N, d_N)
+        a_N = _by_sum(gradient_N, d_N) / ctx.tau
         with torch.autocast(z_ND.device.type, enabled=False):
             return (a_N[:, None] + a_N).mul_(slope_NN) @ z_ND, None, None
 
@@ -147,19 +149,16 @@ class _Whole(torch.autograd.Function):
 class _Symmetric(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, z_ND: Tensor, group_N: Tensor, weights: Weights, tile: Tile) -> Tensor:
-        scaled_ND = z_ND / weights.tau
         d_N = z_ND.new_zeros(len(z_ND))
         buffer = z_ND.new_empty(tile.rows * max(tile.rows, tile.columns))
         for block in _blocks(group_N, tile):
             i, i_end, j, j_end, mixed = block
-            logit_IJ = _product(scaled_ND[i:i_end], z_ND[j:j_end], buffer)
-            if mixed:
-                terms = _terms(logit_IJ, block, group_N, weights)
-            else:
-                terms = _Terms(logit_IJ.exp_().mul_(weights.negative), None)
-            d_N[i:i_end] += terms.sum(1)
+            logit_IJ = _logits_of_unit_rows(z_ND[i:i_end], z_ND[j:j_end], weights.tau, buffer)
+            terms = _terms(logit_IJ, block, group_N, weights) if mixed else _Terms(logit_IJ.exp_())
+            factor = 1.0 if mixed else weights.negative
+            d_N[i:i_end].add_(terms.sum(1), alpha=factor)
             if j != i:
-                d_N[j:j_end] += terms.sum(0)
+                d_N[j:j_end].add_(terms.sum(0), alpha=factor)
         ctx.save_for_backward(z_ND, group_N, d_N)
         ctx.weights, ctx.tile = weights, tile
         return d_N.log()
@@ -169,21 +168,20 @@ class _Symmetric(torch.autograd.Function):
     def backward(ctx: Any, gradient_N: Tensor) -> tuple[Tensor, None, None, None]:
         z_ND, group_N, d_N = ctx.saved_tensors
         weights, tile = ctx.weights, ctx.tile
-        scaled_ND = z_ND / weights.tau
-        a_N = _by_sum(gradient_N, d_N)
+        a_N = _by_sum(gradient_N, d_N) / weights.tau
         d_z_ND = torch.zeros_like(z_ND)
         buffer = z_ND.new_empty(tile.rows * max(tile.rows, tile.columns))
         pair_buffer = torch.empty_like(buffer)
         with torch.autocast(z_ND.device.type, enabled=False):
             for block in _blocks(group_N, tile):
                 i, i_end, j, j_end, mixed = block
-                h_IJ = _product(scaled_ND[i:i_end], z_ND[j:j_end], buffer)
+                h_IJ = _logits_of_unit_rows(z_ND[i:i_end], z_ND[j:j_end], weights.tau, buffer)
                 a_I, a_J = a_N[i:i_end], a_N[j:j_end]
                 if mixed:
-                    h_IJ = _terms(h_IJ, block, group_N, weights).slopes(weights.tau)
+                    h_IJ = _terms(h_IJ, block, group_N, weights).slopes()
                 else:
                     h_IJ.exp_()
-                    a_I, a_J = (a * (weights.negative / weights.tau) for a in (a_I, a_J))
+                    a_I, a_J = a_I * weights.negative, a_J * weights.negative
                 # s_ij is in D_i and in D_j.
                 both_IJ = pair_buffer[: h_IJ.numel()].view(h_IJ.shape)
                 torch.add(a_I[:, None], a_J, out=both_IJ)
@@ -194,10 +192,14 @@ class _Symmetric(torch.autograd.Function):
         return d_z_ND, None, None, None
 
 
-def _product(a_ID: Tensor, b_JD: Tensor, buffer: Tensor) -> Tensor:
-    """a @ b.T in the buffer's memory."""
+def _logits_of_unit_rows(
+    a_ID: Tensor, b_JD: Tensor, tau: float, buffer: Tensor | None = None
+) -> Tensor:
+    """s/tau, in the buffer's memory."""
+    if buffer is None:
+        buffer = a_ID.new_empty(len(a_ID) * len(b_JD))
     out_IJ = buffer[: len(a_ID) * len(b_JD)].view(len(a_ID), len(b_JD))
-    return torch.mm(a_ID, b_JD.T, out=out_IJ)
+    return torch.addmm(out_IJ, a_ID, b_JD.T, beta=0, alpha=1 / tau, out=out_IJ)
 
 
 def _masks(block: _Block, group_N: Tensor) -> Tensor:
@@ -215,19 +217,23 @@ def _choose(mask_IJ: Tensor, yes: float, no: float, like_IJ: Tensor) -> Tensor:
 
 
 class _Terms(NamedTuple):
-    """The terms of D in a block: those that grow with s, and those of k1, which fall."""
+    """The terms of D in a block: those that grow with s; and those of k1, which fall, as e^{-s} and
+    a factor."""
 
     attraction_IJ: Tensor
-    extra_IJ: Tensor | None
+    extra_IJ: Tensor | None = None
+    k1: float = 0.0
+    tau: float = 1.0
 
     def sum(self, dim: int) -> Tensor:
         total = self.attraction_IJ.sum(dim)
-        return total if self.extra_IJ is None else total + self.extra_IJ.sum(dim)
+        return total if self.extra_IJ is None else total.add_(self.extra_IJ.sum(dim), alpha=self.k1)
 
-    def slopes(self, tau: float) -> Tensor:
-        """The derivatives of the terms by s, in the memory of the first."""
-        slope_IJ = self.attraction_IJ.div_(tau)
-        return slope_IJ if self.extra_IJ is None else slope_IJ.sub_(self.extra_IJ)
+    def slopes(self) -> Tensor:
+        """tau times the derivatives of the terms by s, in the memory of the first."""
+        if self.extra_IJ is None:
+            return self.attraction_IJ
+        return self.attraction_IJ.sub_(self.extra_IJ, alpha=self.k1 * self.tau)
 
 
 def _terms(logit_IJ: Tensor, block: _Block, group_N: Tensor, weights: Weights) -> _Terms:
@@ -238,10 +244,10 @@ def _terms(logit_IJ: Tensor, block: _Block, group_N: Tensor, weights: Weights) -
         e_IJ.mul_(_choose(positive_IJ, weights.positive, weights.negative, e_IJ))
     if block.i == block.j:
         e_IJ.fill_diagonal_(0)
-    extra_IJ = None
-    if weights.k1:
-        extra_IJ = logit_IJ.mul_(-weights.tau).exp_().mul_(positive_IJ).mul_(weights.k1)
-    return _Terms(e_IJ, extra_IJ)
+    if not weights.k1:
+        return _Terms(e_IJ)
+    extra_IJ = logit_IJ.mul_(-weights.tau).exp_().mul_(positive_IJ)
+    return _Terms(e_IJ, extra_IJ, weights.k1, weights.tau)
 
 
 def _by_sum(gradient_N: Tensor, d_N: Tensor) -> Tensor:

@@ -5,11 +5,13 @@ N, M: rows of the batch; D: embedding dimensions.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 SMALLEST_NORM = 1e-12
 
@@ -63,10 +65,30 @@ def wide(z_ND: Tensor) -> Tensor:
 def unit(z_ND: Tensor) -> Tensor:
     """Rows of length 1, in float32 or better. A zero row stays zero and gets no gradient, where a
     division by a small number would give one that half precision cannot hold."""
-    z_ND = wide(z_ND)
-    norm_N1 = z_ND.norm(dim=1, keepdim=True)
-    is_zero_N1 = norm_N1 <= SMALLEST_NORM  # false for NaN, which must stay NaN
-    return torch.where(is_zero_N1, 0, z_ND / norm_N1.masked_fill(is_zero_N1, 1))
+    return _Unit.apply(wide(z_ND))
+
+
+class _Unit(torch.autograd.Function):
+    """In closed form, for autograd would hold several copies of the rows:
+
+    u = z / |z|,    dl/dz = (dl/du - u (u . dl/du)) / |z|
+    """
+
+    @staticmethod
+    def forward(ctx: Any, z_ND: Tensor) -> Tensor:
+        norm_N1 = z_ND.norm(dim=1, keepdim=True)
+        # Not for NaN, which must stay NaN.
+        norm_N1.masked_fill_(norm_N1 <= SMALLEST_NORM, math.inf)
+        unit_ND = z_ND / norm_N1
+        ctx.save_for_backward(unit_ND, norm_N1)
+        return unit_ND
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient_ND: Tensor) -> Tensor:
+        unit_ND, norm_N1 = ctx.saved_tensors
+        along_N1 = row_products(unit_ND, gradient_ND)[:, None]
+        return torch.addcmul(gradient_ND, unit_ND, along_N1, value=-1).div_(norm_N1)
 
 
 def similarities(a_ND: Tensor, b_MD: Tensor) -> Tensor:
@@ -74,6 +96,13 @@ def similarities(a_ND: Tensor, b_MD: Tensor) -> Tensor:
     says."""
     with torch.autocast(a_ND.device.type, enabled=False):
         return a_ND @ b_MD.T
+
+
+def row_products(a_ND: Tensor, b_ND: Tensor) -> Tensor:
+    """Products of each row of a with the same row of b (N,), in their own precision whatever
+    autocast says, and without a matrix between."""
+    with torch.autocast(a_ND.device.type, enabled=False):
+        return torch.linalg.vecdot(a_ND, b_ND)
 
 
 class SortedRows(NamedTuple):
@@ -100,8 +129,8 @@ def mean_positive_similarity(rows: SortedRows) -> Tensor:
     """Per row, the mean similarity with its positives, 0 without any. Taken from the sums over
     groups, so the cost is linear in N:  sum_p s_ip = z_i . (sum of its group - z_i)."""
     sum_KD = torch.zeros_like(rows.z_ND).index_add(0, rows.group_N, rows.z_ND)
-    others_ND = sum_KD.index_select(0, rows.group_N) - rows.z_ND
-    total_N = (rows.z_ND * others_ND).sum(1)
+    with_itself_N = row_products(rows.z_ND, sum_KD.index_select(0, rows.group_N))
+    total_N = with_itself_N - row_products(rows.z_ND, rows.z_ND)
     # Without positives what is left of the sum is rounding.
     return torch.where(rows.count_N > 0, total_N / rows.count_N.clamp(min=1), 0 * total_N)
 

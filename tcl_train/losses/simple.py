@@ -13,6 +13,7 @@ from tcl_train.losses.pair_loss import (
     masked_mean,
     mean_over_anchors,
     mean_positive_similarity,
+    row_products,
     similarities,
     sort_rows,
     unit,
@@ -53,7 +54,7 @@ def _sum_of_negatives(rows: SortedRows) -> Tensor:
     """Linear in N: the sum over all rows less the sum over the row's group."""
     sum_KD = torch.zeros_like(rows.z_ND).index_add(0, rows.group_N, rows.z_ND)
     others_ND = rows.z_ND.sum(0) - sum_KD.index_select(0, rows.group_N)
-    return (rows.z_ND * others_ND).sum(1)
+    return row_products(rows.z_ND, others_ND)
 
 
 def _sum_of_hard_negatives(rows: SortedRows, alpha: float) -> Tensor:
