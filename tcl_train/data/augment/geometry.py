@@ -13,6 +13,7 @@ from tcl_train import checks
 from tcl_train.data.augment.transform import (
     Parameters,
     Transform,
+    as_float,
     change_chosen,
     choose,
     truncated,
@@ -57,9 +58,37 @@ class RandomResizedCrop(Transform):
 
     def apply(self, x_NCHW: Tensor, parameters: Parameters, size: int) -> Tensor:
         p = {name: value.to(x_NCHW.device, non_blocking=True) for name, value in parameters.items()}
+        if max(x_NCHW.shape[2:]) <= size:  # no box shrinks
+            rows_NS = enlarging_positions(p["top"], p["height"], size)
+            columns_NS = enlarging_positions(p["left"], p["width"], size)
+            return sample(as_float(x_NCHW), rows_NS, columns_NS)
         rows_NSH = interpolation_weights(p["top"], p["height"], x_NCHW.shape[2], size)
         columns_NSW = interpolation_weights(p["left"], p["width"], x_NCHW.shape[3], size)
         return resample(x_NCHW, rows_NSH, columns_NSW)
+
+
+def enlarging_positions(start_N: Tensor, length_N: Tensor, size: int) -> Tensor:
+    """Along one axis, where in the interval [start, start + length) of pixels each of `size`
+    output pixels, no larger than those, has its centre; the centre of pixel 0 is at 0, and
+    positions stay between the centres of the interval's first and last pixel."""
+    output_S = torch.arange(size, device=start_N.device) + 0.5
+    position_NS = output_S * (length_N / size)[:, None] + (start_N - 0.5)[:, None]
+    last_N1 = (start_N + length_N - 1)[:, None]
+    return torch.minimum(torch.maximum(position_NS, start_N[:, None]), last_N1)
+
+
+def sample(x_NCHW: Tensor, rows_NS: Tensor, columns_NS: Tensor) -> Tensor:
+    """The images (N, C, S, S) at these positions, bilinear between pixels."""
+    n, _, h, w = x_NCHW.shape
+    size = rows_NS.shape[1]
+    # In the unit of grid_sample, pixels have a width of 2 / w and the image begins at -1.
+    across_N1S = ((columns_NS * 2 + 1) / w - 1)[:, None, :]
+    along_NS1 = ((rows_NS * 2 + 1) / h - 1)[:, :, None]
+    planes = [across_N1S.expand(n, size, size), along_NS1.expand(n, size, size)]
+    grid_NSS2 = torch.stack(planes, 1).permute(0, 2, 3, 1)
+    return F.grid_sample(
+        x_NCHW, grid_NSS2, mode="bilinear", padding_mode="border", align_corners=False
+    )
 
 
 def interpolation_weights(start_N: Tensor, length_N: Tensor, extent: int, size: int) -> Tensor:

@@ -61,7 +61,7 @@ class Normalize:
 
 # On the CPU, a batch is worked through in parts that stay in the cache: so many values for each
 # thread. On other devices each part would cost launches, and the batch is one part.
-VALUES_A_THREAD = 2**19
+VALUES_A_THREAD = 2**20
 
 
 class Augment:
