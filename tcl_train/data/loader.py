@@ -59,6 +59,9 @@ class Loader:
 
     def epoch(self, epoch: int, first_batch: int = 0) -> Iterator[Batch]:
         """The batches of an epoch, from one of them on."""
+        return ahead(self._epoch(epoch, first_batch), self.device)
+
+    def _epoch(self, epoch: int, first_batch: int) -> Iterator[Batch]:
         order_N = self._order(epoch)
         batches = order_N.split(self.batch_size)[first_batch : self.steps_per_epoch]
         assert self.labels_N is not None
@@ -74,3 +77,22 @@ class Loader:
 
     def _order(self, epoch: int) -> Tensor:
         return torch.randperm(len(self.images), generator=generator(self.seed, "order", epoch))
+
+
+def ahead(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
+    """The same batches. On CUDA the next one is made ready on a stream of its own while the one
+    given last is trained on: its images are gathered, or copied from the workers, meanwhile."""
+    if device.type != "cuda":
+        yield from batches
+        return
+    stream = torch.cuda.Stream(device)
+    while True:
+        with torch.cuda.stream(stream):
+            batch = next(batches, None)
+        if batch is None:
+            return
+        training = torch.cuda.current_stream(device)
+        training.wait_stream(stream)
+        for tensor in batch:
+            tensor.record_stream(training)  # its memory is not free before the step is done
+        yield batch  # returns as soon as the step is queued, long before the device has done it

@@ -122,7 +122,7 @@ class Trainer:
     def measure(self, step: Step) -> dict[str, float]:
         """The scalars of a logging step: the one place where the loop waits for the device."""
         values = {"loss": step.loss.detach(), **self.method.diagnostics(step)}
-        numbers = torch.stack([value.double().cpu() for value in values.values()]).tolist()
+        numbers = torch.stack([value.to(step.loss.dtype) for value in values.values()]).tolist()
         scalars = dict(zip(values, numbers, strict=True))
         self.check_finite(step)
         return {**scalars, "lr": self.optimizer.param_groups[0]["lr"], **self.meter.lap()}

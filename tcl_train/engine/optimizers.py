@@ -1,4 +1,8 @@
-"""Optimisers. Each maker takes the module to train and the peak learning rate."""
+"""Optimisers. Each maker takes the module to train and the peak learning rate.
+
+Those of torch are fused: one pass over a tensor for the whole update, and with a gradient scaler
+no waiting for the device to know whether the gradients are finite.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +69,7 @@ def sgd(
     groups = parameter_groups(
         module, weight_decay=weight_decay, decay_bias_and_norm=decay_bias_and_norm
     )
-    return _SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov)
+    return _SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, fused=True)
 
 
 def adamw(
@@ -88,7 +92,7 @@ def adamw(
     groups = parameter_groups(
         module, weight_decay=weight_decay, decay_bias_and_norm=decay_bias_and_norm
     )
-    return _AdamW(groups, lr=lr, betas=(beta1, beta2), eps=eps)
+    return _AdamW(groups, lr=lr, betas=(beta1, beta2), eps=eps, fused=True)
 
 
 def lars(

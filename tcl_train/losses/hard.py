@@ -51,7 +51,7 @@ def hard_contrastive_loss(z_ND: Tensor, y_N: Tensor, *, tau: float, alpha: float
 class HardContrastive(PairLoss):
     """:func:`hard_contrastive_loss` with checked hyper-parameters: tau > 0, 0 < alpha < 1."""
 
-    def __init__(self, tau: float = 0.5, alpha: float = 0.1) -> None:
+    def __init__(self, tau: float = 0.5, alpha: float = 0.3) -> None:
         super().__init__()
         self.tau = checks.number("tau", tau, above=0)
         self.alpha = checks.number("alpha", alpha, above=0, below=1)

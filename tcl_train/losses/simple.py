@@ -70,7 +70,7 @@ def _sum_of_hard(sim_NM: Tensor, negative_NM: Tensor, alpha: float) -> Tensor:
 class SimpleContrastive(PairLoss):
     """:func:`simple_contrastive_loss` with checked hyper-parameters: lam > 0, 0 < alpha < 1."""
 
-    def __init__(self, lam: float = 1.0, alpha: float | None = None) -> None:
+    def __init__(self, lam: float = 0.01, alpha: float | None = None) -> None:
         super().__init__()
         self.lam = checks.number("lam", lam, above=0)
         self.alpha = None if alpha is None else checks.number("alpha", alpha, above=0, below=1)

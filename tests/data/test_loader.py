@@ -5,6 +5,8 @@ B, N: images; C: channels; H, W: rows and columns.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 
 from tcl_train.data.dataset import Split
 from tcl_train.data.images import ArrayImages
-from tcl_train.data.loader import Batch, Loader
+from tcl_train.data.loader import Batch, Loader, ahead
 from tcl_train.errors import RequestError
 
 CPU = torch.device("cpu")
@@ -168,3 +170,62 @@ def test_a_batch_larger_than_the_data_set_names_both_numbers() -> None:
     with pytest.raises(RequestError, match=r"batch_size=21 .* 20 images; give at most 20"):
         loader(numbered(20), batch_size=21)
     assert loader(numbered(20), batch_size=20).steps_per_epoch == 1
+
+
+# ------------------------------------------------------------------ one batch ahead, on CUDA
+
+
+class Streams:
+    """torch.cuda's streams, noting what is asked of them."""
+
+    def __init__(self, said: list[str]) -> None:
+        self.said = said
+
+    def Stream(self, device: torch.device) -> Streams:
+        return self
+
+    def current_stream(self, device: torch.device) -> Streams:
+        return self
+
+    @contextmanager
+    def stream(self, stream: Streams) -> Iterator[None]:
+        self.said.append("side")
+        yield
+        self.said.append("main")
+
+    def wait_stream(self, stream: Streams) -> None:
+        self.said.append("wait")
+
+
+class Noting:
+    """A tensor of which only the stream matters."""
+
+    def __init__(self, said: list[str]) -> None:
+        self.said = said
+
+    def record_stream(self, stream: Streams) -> None:
+        self.said.append("record")
+
+
+def test_on_cuda_each_batch_is_made_on_a_side_stream_and_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    said: list[str] = []
+    streams = Streams(said)
+    for name in ("Stream", "current_stream", "stream"):
+        monkeypatch.setattr(torch.cuda, name, getattr(streams, name))
+
+    def batches() -> Iterator[Any]:
+        for number in range(2):
+            said.append(f"make {number}")
+            yield Batch(Noting(said), Noting(said))  # type: ignore[arg-type]
+
+    for _ in ahead(batches(), torch.device("cuda")):
+        said.append("train")
+    one = ["main", "wait", "record", "record", "train", "side"]
+    assert said == ["side", "make 0", *one, "make 1", *one, "main"]
+
+
+def test_elsewhere_batches_come_as_they_are() -> None:
+    given = [Batch(torch.zeros(1), torch.zeros(1)) for _ in range(3)]
+    assert list(ahead(iter(given), CPU)) == given

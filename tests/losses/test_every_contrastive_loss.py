@@ -200,6 +200,25 @@ def test_autocast_changes_neither_value_nor_gradient(
         assert torch.equal(cast_ND.grad, gradient_ND), setting
 
 
+@many_blocks_too
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # the compiler's
+def test_compiled_training_gives_the_same_gradients(one_of_each, mixed_batch):
+    """A graph break is fine, another result is not."""
+    z_ND, y_N = mixed_batch
+    for setting in one_of_each:
+        head, loss = torch.nn.Linear(8, 5).double(), setting.loss()
+
+        def step(z_ND, y_N, head=head, loss=loss):
+            return loss(head(z_ND), y_N)
+
+        torch.compiler.reset()
+        compiled = torch.compile(step, backend="aot_eager")
+        values = [run(z_ND, y_N) for run in (step, compiled)]
+        gradients = [torch.autograd.grad(value, head.weight)[0] for value in values]
+        torch.testing.assert_close(values[1], values[0], rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-10, atol=1e-12)
+
+
 def test_nothing_is_kept_between_calls(mild, mixed_batch):
     z_ND, y_N = mixed_batch
     loss = mild.loss()
