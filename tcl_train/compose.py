@@ -44,8 +44,9 @@ def groups() -> list[str]:
 
 
 def choices(group: str) -> list[str]:
-    """The choices of a group: its YAML files."""
-    return sorted(path.stem for path in (config_dir() / group).glob("*.yaml"))
+    """The choices of a group: its YAML files, resnet8 before resnet18."""
+    names = (path.stem for path in (config_dir() / group).glob("*.yaml"))
+    return sorted(names, key=lambda name: re.sub(r"\d+", lambda m: m[0].zfill(6), name))
 
 
 def parse(words: Sequence[str]) -> list[Override]:
@@ -145,7 +146,7 @@ def compose_run(words: Sequence[str]) -> Composed:
 
 # ------------------------------------------------------------------ later runs of a run
 
-CHANGEABLE_ON_RESUME = ("device", "compile", "log_every", "checkpoint", "data", "resume")
+CHANGEABLE_ON_RESUME = ("device", "compile", "log_every", "profile", "checkpoint", "data", "resume")
 
 
 def resumed_config(stored: DictConfig, words: Sequence[str]) -> DictConfig:

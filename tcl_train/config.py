@@ -49,6 +49,7 @@ class Settings:
     random_encoder_baseline: bool
     log_every: int
     checkpoint: Mapping[str, Any]
+    profile: bool = False  # which runs of earlier versions do not say
 
     def __post_init__(self) -> None:
         checks.integer("seed", self.seed, at_least=0)
@@ -62,6 +63,7 @@ class Settings:
         checks.boolean("compile", self.compile)
         checks.boolean("random_encoder_baseline", self.random_encoder_baseline)
         checks.integer("log_every", self.log_every, at_least=1)
+        checks.boolean("profile", self.profile)
         if not isinstance(self.checkpoint, Mapping):
             raise TypeError(f"checkpoint must hold every and keep, got {self.checkpoint!r}")
         checks.integer("checkpoint.every", self.checkpoint["every"], at_least=1)
@@ -73,7 +75,8 @@ def read_settings(config: DictConfig) -> Settings:
     """Raises RequestError for a value out of range and for combinations that cannot train."""
     container: Any = OmegaConf.to_container(config, resolve=True)
     with _as_request_error(""):
-        settings = Settings(**{field.name: container[field.name] for field in fields(Settings)})
+        names = [field.name for field in fields(Settings) if field.name in container]
+        settings = Settings(**{name: container[name] for name in names})
     needs_labels = _method_class(config).needs_labels
     if not needs_labels and settings.views == 1 and not settings.supervised:
         raise RequestError(

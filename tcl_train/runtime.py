@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.profiler import record_function
 
 from tcl_train.errors import Interrupted, RequestError
 
@@ -59,9 +60,11 @@ class Runtime:
     def update(self, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
         """Gradients of the loss, and one optimiser step."""
         optimizer.zero_grad(set_to_none=True)
-        self._scaler.scale(loss).backward()
-        self._scaler.step(optimizer)
-        self._scaler.update()
+        with record_function("backward"):
+            self._scaler.scale(loss).backward()
+        with record_function("optimizer"):
+            self._scaler.step(optimizer)
+            self._scaler.update()
 
     def state_dict(self) -> dict[str, Any]:
         return {"precision": self.precision, "scaler": self._scaler.state_dict()}

@@ -23,6 +23,7 @@ from tcl_train.config import Settings
 from tcl_train.data.dataset import DataSet
 from tcl_train.data.loader import Loader
 from tcl_train.engine.fit import Trainer
+from tcl_train.engine.profile import Profile, StepProfile
 from tcl_train.errors import Interrupted, RequestError, TrainingError
 from tcl_train.evaluation.evaluate import classifier_top1, evaluate
 from tcl_train.evaluation.probe import Probe
@@ -80,7 +81,8 @@ def _train(
         _say_plan(config, trainer, data)
         if sink.is_new:  # a run that goes on has its picture
             show_views(trainer, sink)
-        trainer.fit(sink, checkpoints, Signals())
+        profile = StepProfile(run_dir.path / "profile") if settings.profile else Profile()
+        trainer.fit(sink, checkpoints, Signals(), profile)
         measures = _measure(config, settings, trainer, data, probe)
         numbers = {EVAL + k: v for k, v in measures.items() if isinstance(v, float)}
         sink.write(trainer.step, settings.epochs - 1, numbers)

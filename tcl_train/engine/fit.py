@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
+from torch.profiler import record_function
 
 from tcl_train.checkpoint import Checkpoints
 from tcl_train.data.augment import Augment
 from tcl_train.data.loader import Batch, Loader
 from tcl_train.engine.meter import Meter
 from tcl_train.engine.optimizers import Optimizer
+from tcl_train.engine.profile import Profile
 from tcl_train.engine.schedule import Schedule
 from tcl_train.errors import Interrupted, TrainingError
 from tcl_train.methods.method import Method, Step
@@ -25,6 +27,7 @@ log = logging.getLogger(__name__)
 
 COLLAPSED_SPREAD = 0.05
 NEAR_CHANCE = 0.01  # as a share of the chance level
+NO_PROFILE = Profile()
 
 
 @dataclass
@@ -63,7 +66,13 @@ class Trainer:
     def total_steps(self) -> int:
         return self.epochs * self.loader.steps_per_epoch
 
-    def fit(self, sink: Sink, checkpoints: Checkpoints, signals: Signals) -> None:
+    def fit(
+        self,
+        sink: Sink,
+        checkpoints: Checkpoints,
+        signals: Signals,
+        profile: Profile = NO_PROFILE,
+    ) -> None:
         """Trains from `step` to the end.
 
         Raises:
@@ -73,12 +82,13 @@ class Trainer:
         per_epoch = self.loader.steps_per_epoch
         self.method.train()
         bar = progress_bar(total=self.total_steps, done=self.step)
-        with bar, self.meter.running(), signals.caught():
+        with bar, self.meter.running(), signals.caught(), profile:
             while self.step < self.total_steps:
                 epoch, first = divmod(self.step, per_epoch)
                 for batch in self.meter.timed(self.loader.epoch(epoch, first)):
                     step = self.train_step(batch)
                     bar.update()
+                    profile.step()
                     if self.step % self.log_every == 0 or self.step % per_epoch == 0:
                         scalars = self.measure(step)
                         sink.write(self.step, epoch, scalars)
@@ -106,7 +116,8 @@ class Trainer:
         """Views, loss, gradient, update. Nothing here waits for the device."""
         self.set_learning_rate()
         draw = generator(self.seed, "augment", self.step)
-        views_NCHW = self.augment(batch.images_BCHW, views=self.views, generator=draw)
+        with record_function("augment"):
+            views_NCHW = self.augment(batch.images_BCHW, views=self.views, generator=draw)
         with self.runtime.autocast():
             step = self.method(views_NCHW, batch.labels_B)
         self.runtime.update(self.optimizer, step.loss)

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from time import perf_counter
 from typing import TypeVar
 
+from torch.profiler import record_function
+
 T = TypeVar("T")
 
 
@@ -43,7 +45,8 @@ class Meter:
         while True:
             begin = perf_counter()
             try:
-                batch = next(iterator)
+                with record_function("data"):
+                    batch = next(iterator)
             except StopIteration:
                 return
             self.waited += perf_counter() - begin

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.profiler import record_function
 
 from tcl_train.losses import PairLoss, gradient_response
 from tcl_train.methods.method import Method, Step, labels_of_views
@@ -25,9 +26,11 @@ class Contrastive(Method):
         self.encoder, self.projector, self.loss = encoder, projector, loss
 
     def forward(self, views_NCHW: Tensor, labels_B: Tensor) -> Step:
-        z_ND = self.projector(self.encoder(views_NCHW))
+        with record_function("encode"):
+            z_ND = self.projector(self.encoder(views_NCHW))
         labels_N = labels_of_views(labels_B, len(z_ND))
-        return Step(self.loss(z_ND, labels_N), z_ND, labels_N)
+        with record_function("loss"):
+            return Step(self.loss(z_ND, labels_N), z_ND, labels_N)
 
     @torch.no_grad()
     def chance_level(self, step: Step) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from torch import Tensor, nn
+from torch.profiler import record_function
 
 from tcl_train.methods.method import Method, Step, labels_of_views
 from tcl_train.models.encoder import Encoder
@@ -28,9 +29,11 @@ class CrossEntropyClassifier(Method):
         self.classifier = nn.Linear(encoder.feature_dim, num_classes)
 
     def forward(self, views_NCHW: Tensor, labels_B: Tensor) -> Step:
-        rows_ND = self.encoder(views_NCHW)
+        with record_function("encode"):
+            rows_ND = self.encoder(views_NCHW)
         labels_N = labels_of_views(labels_B, len(rows_ND))
-        return Step(self.loss(self.classifier(rows_ND), labels_N), rows_ND, labels_N)
+        with record_function("loss"):
+            return Step(self.loss(self.classifier(rows_ND), labels_N), rows_ND, labels_N)
 
     def predict(self, images_NCHW: Tensor) -> Tensor:
         """Scores (N, classes) of normalised images."""

@@ -1,0 +1,123 @@
+"""Where the time of a training step goes: `profile=true`."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+
+log = logging.getLogger(__name__)
+
+SKIPPED, WARM_UP, RECORDED = 5, 2, 5  # steps; the first ones of a run are not like the others
+WHOLE_STEP = "ProfilerStep*"
+PHASES = ("data", "augment", "encode", "loss", "backward", "optimizer")
+OPERATIONS = 12  # in the summary
+
+
+class Profile:
+    """No profile. The training loop calls it all the same."""
+
+    def __enter__(self) -> Profile:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        pass
+
+    def step(self) -> None:
+        """A step is done."""
+
+
+class StepProfile(Profile):
+    """Records some steady steps: a trace in `folder` for TensorBoard or Perfetto, and a summary in
+    the log. A trace that cannot be written is said, and the run goes on."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._recorded = False
+        self._profiler = torch.profiler.profile(
+            schedule=torch.profiler.schedule(
+                wait=SKIPPED, warmup=WARM_UP, active=RECORDED, repeat=1
+            ),
+            on_trace_ready=self._keep,
+        )
+
+    def __enter__(self) -> Profile:
+        self._profiler.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._profiler.__exit__(kind, error, trace)
+        if not self._recorded and error is None:
+            log.warning(
+                "no profile: it needs %d steps; give more epochs or a smaller batch_size",
+                SKIPPED + WARM_UP + 1,
+            )
+
+    def step(self) -> None:
+        self._profiler.step()
+
+    def _keep(self, profiler: Any) -> None:
+        self._recorded = True
+        steps = max(1, profiler.step_num - SKIPPED - WARM_UP)
+        log.info("%s", summary(profiler.key_averages(), steps))
+        path = self.folder / "steps.pt.trace.json"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            profiler.export_chrome_trace(str(path))
+        except (OSError, RuntimeError) as error:
+            for left in (path, path.with_name(f"{path.name}.tmp")):
+                with suppress(OSError):
+                    left.unlink()
+            log.warning(
+                "%s: the profile cannot be written (%s); is the disk full? The run goes on",
+                path,
+                str(error).splitlines()[0],
+            )
+        else:
+            log.info("profile: %s (ui.perfetto.dev opens it)", path)
+
+
+def summary(events: Any, steps: int) -> str:
+    """Phases, then the operations that take longest by themselves; milliseconds a step, of the
+    processor and, where there are any, of the GPU."""
+    on_gpu = any(event.self_device_time_total for event in events)
+    lines = [f"{'a step of the profile, ms':<44}{'CPU':>10}{'GPU' if on_gpu else '':>10}"]
+    by_name = {event.key: event for event in events}
+    for name in (WHOLE_STEP, *PHASES):
+        if name in by_name:
+            event = by_name[name]
+            said = "all of it" if name == WHOLE_STEP else name
+            lines.append(_line(said, event.cpu_time_total, event.device_time_total, steps, on_gpu))
+    operations = [
+        event
+        for event in events
+        if event.key not in (WHOLE_STEP, *PHASES) and not event.key.startswith("Optimizer.")
+    ]
+    operations.sort(
+        key=lambda e: e.self_device_time_total if on_gpu else e.self_cpu_time_total, reverse=True
+    )
+    lines.append("the longest operations by themselves")
+    for event in operations[:OPERATIONS]:
+        name = f"{event.key[:32]} x {event.count // steps}"
+        times = event.self_cpu_time_total, event.self_device_time_total
+        lines.append(_line(name, *times, steps, on_gpu))
+    return "\n".join(lines)
+
+
+def _line(name: str, cpu_us: float, gpu_us: float, steps: int, on_gpu: bool) -> str:
+    gpu = f"{gpu_us / steps / 1000:10.2f}" if on_gpu else ""
+    return f"  {name:<42}{cpu_us / steps / 1000:10.2f}{gpu}"
