@@ -104,7 +104,7 @@ def _walk(folder: str, seen: set[str]) -> Iterator[File]:
                     yield File(path, stat.st_size, stat.st_mtime_ns)
     except OSError as error:
         raise RequestError(
-            f"{path}: cannot be read ({error.strerror}); replace it or delete it"
+            f"{path}: cannot be read ({error.strerror}); replace the file or delete it"
         ) from error
 
 
