@@ -47,13 +47,14 @@ class Sink:
         self._metrics = run_dir.metrics.open("a", encoding="utf-8")
 
     def write(self, step: int, epoch: int, scalars: Mapping[str, float]) -> None:
-        """One line of metrics.jsonl (what is not finite becomes null) and a point a curve."""
+        """One line of metrics.jsonl (what is not finite becomes null) and a point a curve. In
+        TensorBoard the curves of training stand side by side below `train`."""
         record = {"step": step, "epoch": epoch}
         record |= {k: v if math.isfinite(v) else None for k, v in scalars.items()}  # type: ignore[misc]
         self._metrics.write(json.dumps(record) + "\n")
         self._metrics.flush()
         for name, value in scalars.items():
-            self._writer.add_scalar(name, value, step)
+            self._writer.add_scalar(name if "/" in name else f"train/{name}", value, step)
 
     def picture(self, step: int, name: str, image_CHW: Tensor) -> None:
         """A uint8 picture in TensorBoard."""

@@ -69,7 +69,8 @@ def test_every_write_is_a_line_and_a_point_of_each_curve(run_dir: RunDir) -> Non
         {"step": 1, "epoch": 0, "loss": 2.5, "lr": 0.5},
         {"step": 2, "epoch": 0, "loss": 1.5, "lr": 0.25},
     ]
-    assert curves(run_dir) == {"loss": [(1, 2.5), (2, 1.5)], "lr": [(1, 0.5), (2, 0.25)]}
+    expected = {"train/loss": [(1, 2.5), (2, 1.5)], "train/lr": [(1, 0.5), (2, 0.25)]}
+    assert curves(run_dir) == expected
 
 
 def test_a_line_can_be_read_before_the_run_ends(run_dir: RunDir) -> None:
@@ -95,7 +96,7 @@ def test_what_a_resumed_run_writes_again_is_taken_out_first(run_dir: RunDir) -> 
             sink.write(step, 1, {"loss": 10.0 * step})
     expected = [(1, 1.0), (2, 2.0), (3, 3.0), (4, 40.0), (5, 50.0), (6, 60.0)]
     assert [(line["step"], line["loss"]) for line in lines(run_dir)] == expected
-    assert curves(run_dir) == {"loss": expected}
+    assert curves(run_dir) == {"train/loss": expected}
 
 
 def test_a_run_that_starts_over_takes_all_out(run_dir: RunDir) -> None:
@@ -107,7 +108,7 @@ def test_a_run_that_starts_over_takes_all_out(run_dir: RunDir) -> None:
     with Sink(run_dir, first_step=0) as sink:
         sink.write(1, 0, {"loss": 10.0})
     assert [(line["step"], line["loss"]) for line in lines(run_dir)] == [(1, 10.0)]
-    assert curves(run_dir) == {"loss": [(1, 10.0)]}
+    assert curves(run_dir) == {"train/loss": [(1, 10.0)]}
 
 
 @pytest.mark.parametrize("rest", ['{"step": 2, "lo', "\x00\x00", "3\n", '{"epoch": 1}\n'])
@@ -126,15 +127,15 @@ def test_the_files_are_closed_when_the_run_fails(run_dir: RunDir) -> None:
 
     with pytest.raises(ZeroDivisionError):
         fail()
-    assert curves(run_dir) == {"loss": [(1, 1.0)]}
+    assert curves(run_dir) == {"train/loss": [(1, 1.0)]}
 
 
 def test_tensorboard_reads_a_finished_run(finished: Any) -> None:
     found = curves(finished.run_dir)
     for name in ("loss", "chance_level", "lr", "images_per_second", "embedding_spread"):
-        assert [step for step, _ in found[name]] == list(range(1, 11))
+        assert [step for step, _ in found[f"train/{name}"]] == list(range(1, 11))
     written = [line["loss"] for line in lines(finished.run_dir) if "loss" in line]
-    assert [value for _, value in found["loss"]] == pytest.approx(written)
+    assert [value for _, value in found["train/loss"]] == pytest.approx(written)
     top1 = finished.run_dir.read_result()["top1"]
     assert found["eval/top1"] == [(10, pytest.approx(top1))]
 
