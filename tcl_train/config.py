@@ -7,7 +7,7 @@ worked out where it is built.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -24,7 +24,7 @@ from tcl_train.data.augment import Augment
 from tcl_train.data.augment.pipeline import Normalize
 from tcl_train.data.dataset import DataSet, ReadOptions
 from tcl_train.engine.optimizers import Optimizer
-from tcl_train.engine.schedule import Schedule
+from tcl_train.engine.schedule import Schedule, by_epoch
 from tcl_train.errors import RequestError
 from tcl_train.evaluation.probe import Probe
 from tcl_train.methods.method import Method
@@ -41,6 +41,7 @@ class Settings:
     epochs: int
     batch_size: int
     views: int
+    view_size: int | Mapping[int, int] | None
     supervised: bool
     lr: float
     device: str
@@ -56,6 +57,7 @@ class Settings:
         checks.integer("epochs", self.epochs, at_least=1)
         checks.integer("batch_size", self.batch_size, at_least=2)
         checks.integer("views", self.views, at_least=1)
+        by_epoch("view_size", self.view_size)
         checks.boolean("supervised", self.supervised)
         checks.number("lr", self.lr, above=0)
         checks.one_of("device", self.device, DEVICES)
@@ -85,8 +87,8 @@ def read_settings(config: DictConfig) -> Settings:
         )
     if needs_labels and not settings.supervised:
         raise RequestError(
-            f"supervised=false: the loss {config.names.loss} learns from labels; give "
-            "supervised=true or another loss"
+            f"supervised=false: loss={config.names.loss} with method={config.names.method} learns "
+            "from labels; give supervised=true or another choice"
         )
     return settings
 
@@ -136,8 +138,11 @@ def _cache_dir(given: str | None) -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "tcl-train"
 
 
-def build_augment(config: DictConfig, data: DataSet) -> Augment:
-    """Raises RequestError for a wrong setting and for images that it cannot be applied to."""
+def build_augment(
+    config: DictConfig, data: DataSet, *, view_sizes: Iterable[int | None] = (None,)
+) -> Augment:
+    """Raises RequestError for a wrong setting and for images of which it cannot make views of these
+    sides."""
     presets = {
         place: {name: _build(f"{place}.{name}", node) for name, node in config[place].items()}
         for place in ("augment", "second_view")
@@ -146,7 +151,8 @@ def build_augment(config: DictConfig, data: DataSet) -> Augment:
     normalize = Normalize(size=data.image_size, mean=data.mean, std=data.std)
     augment = Augment(presets["augment"], normalize, presets.get("second_view"))
     with _as_request_error(""):
-        augment.check(data.image_size, data.image_size)
+        for size in view_sizes:
+            augment.at(size).check(data.image_size, data.image_size)
     return augment
 
 

@@ -39,6 +39,7 @@ def assemble_result(
         "loss": {"name": names.loss, **_parameters(config.loss)},
         "supervised": settings.supervised,
         "views": settings.views,
+        "view_size": settings.view_size,
         "encoder": names.encoder,
         "projector": names.projector,
         "augment": names.augment,

@@ -24,6 +24,7 @@ from tcl_train.data.dataset import DataSet
 from tcl_train.data.loader import Loader
 from tcl_train.engine.fit import Trainer
 from tcl_train.engine.profile import Profile, StepProfile
+from tcl_train.engine.schedule import by_epoch
 from tcl_train.errors import Interrupted, RequestError, TrainingError
 from tcl_train.evaluation.evaluate import classifier_top1, evaluate
 from tcl_train.evaluation.probe import Probe
@@ -115,16 +116,19 @@ def build_trainer(
     encoder = configs.build_encoder(config, image_size=data.image_size)
     method = configs.build_method(config, encoder=encoder, loss=loss, num_classes=len(data.classes))
     runtime.prepare(method, encoder)
+    view_size = by_epoch("view_size", settings.view_size)
+    view_sizes = {view_size(epoch) for epoch in range(settings.epochs)}
     return Trainer(
         method=method,
         loader=loader,
-        augment=configs.build_augment(config, data),
+        augment=configs.build_augment(config, data, view_sizes=view_sizes),
         optimizer=configs.build_optimizer(config, method),
         schedule=configs.build_schedule(config),
         runtime=runtime,
         seed=settings.seed,
         epochs=settings.epochs,
         views=settings.views,
+        view_size=view_size,
         lr=settings.lr,
         log_every=settings.log_every,
         about={

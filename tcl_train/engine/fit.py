@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -47,6 +48,7 @@ class Trainer:
     seed: int
     epochs: int
     views: int
+    view_size: Callable[[int], int | None]  # by epoch; None: that of the images
     lr: float
     log_every: int
     about: dict[str, Any] = field(default_factory=dict)  # stored with each checkpoint
@@ -117,7 +119,8 @@ class Trainer:
         self.set_learning_rate()
         draw = generator(self.seed, "augment", self.step)
         with record_function("augment"):
-            views_NCHW = self.augment(batch.images_BCHW, views=self.views, generator=draw)
+            augment = self.augment.at(self.view_size(self.step // self.loader.steps_per_epoch))
+            views_NCHW = augment(batch.images_BCHW, views=self.views, generator=draw)
         with self.runtime.autocast():
             step = self.method(views_NCHW, batch.labels_B)
         self.runtime.update(self.optimizer, step.loss)

@@ -19,7 +19,7 @@ Optimizer = torch.optim.Optimizer
 Kind = TypeVar("Kind", bound=Optimizer)
 
 
-def _never_compiled(kind: type[Kind]) -> type[Kind]:
+def never_compiled(kind: type[Kind]) -> type[Kind]:
     """The same optimiser without the wrappers that keep torch.compile out of its methods: at their
     first call they load the compiler, which takes two seconds at the start of every run, and no
     optimiser is compiled here."""
@@ -32,8 +32,8 @@ def _never_compiled(kind: type[Kind]) -> type[Kind]:
     )
 
 
-_SGD = _never_compiled(torch.optim.SGD)
-_AdamW = _never_compiled(torch.optim.AdamW)
+_SGD = never_compiled(torch.optim.SGD)
+_AdamW = never_compiled(torch.optim.AdamW)
 
 
 def parameter_groups(
@@ -113,7 +113,7 @@ def lars(
     return LARS(groups, lr=lr, momentum=momentum, trust=trust)
 
 
-@_never_compiled
+@never_compiled
 class LARS(Optimizer):
     """Layer-wise adaptive rate scaling.
 

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -33,8 +33,27 @@ class Cosine:
         warmup_steps = self.warmup_epochs * steps_per_epoch
         if step < warmup_steps:
             return warmup(step, warmup_steps)
-        progress = (step - warmup_steps) / max(1.0, epochs * steps_per_epoch - warmup_steps)
-        return self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * min(progress, 1)))
+        progress = _progress(step, warmup_steps, epochs * steps_per_epoch)
+        return self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+@dataclass(frozen=True)
+class Linear:
+    """Linear warm-up, then a straight line from 1 to `floor` (a share of the peak)."""
+
+    warmup_epochs: float = 0.0
+    floor: float = 0.0
+
+    def __post_init__(self) -> None:
+        checks.number("warmup_epochs", self.warmup_epochs, at_least=0)
+        checks.number("floor", self.floor, at_least=0, at_most=1)
+
+    def __call__(self, step: int, steps_per_epoch: int, epochs: int) -> float:
+        warmup_steps = self.warmup_epochs * steps_per_epoch
+        if step < warmup_steps:
+            return warmup(step, warmup_steps)
+        progress = _progress(step, warmup_steps, epochs * steps_per_epoch)
+        return self.floor + (1 - self.floor) * (1 - progress)
 
 
 @dataclass(frozen=True)
@@ -75,3 +94,30 @@ class Constant:
 def warmup(step: int, warmup_steps: float) -> float:
     """Grows by equal parts to 1 at step `warmup_steps` - 1, and stays."""
     return 1.0 if step + 1 >= warmup_steps else (step + 1) / warmup_steps
+
+
+def _progress(step: int, warmup_steps: float, steps: int) -> float:
+    """The share of the run after its warm-up that is over."""
+    return min(1.0, (step - warmup_steps) / max(1.0, steps - warmup_steps))
+
+
+def by_epoch(name: str, given: int | Mapping[int, int] | None) -> Callable[[int], int | None]:
+    """A setting as a function of the epoch (0, 1, ...): one value for all, or {0: 24, 8: 32}, which
+    is 24 from epoch 0 on and 32 from epoch 8 on.
+
+    Raises:
+        TypeError, ValueError: an epoch or a value is no whole number, or epoch 0 has no value.
+    """
+    if not isinstance(given, Mapping):
+        if given is not None:
+            checks.integer(name, given, at_least=1)
+        return lambda epoch: given  # noqa: ARG005
+    values = {
+        checks.integer(f"an epoch of {name}", epoch, at_least=0): checks.integer(
+            f"{name} from epoch {epoch} on", value, at_least=1
+        )
+        for epoch, value in sorted(given.items())
+    }
+    if 0 not in values:
+        raise ValueError(f"{name} must say what it is from epoch 0 on, got {dict(given)}")
+    return lambda epoch: values[max(begin for begin in values if begin <= epoch)]

@@ -30,13 +30,17 @@ class Contrastive(Method):
             z_ND = self.projector(self.encoder(views_NCHW))
         labels_N = labels_of_views(labels_B, len(z_ND))
         with record_function("loss"):
-            return Step(self.loss(z_ND, labels_N), z_ND, labels_N)
+            return Step(self.loss(*self.rows_of_loss(z_ND, labels_N)), z_ND, labels_N)
+
+    def rows_of_loss(self, z_ND: Tensor, labels_N: Tensor) -> tuple[Tensor, Tensor]:
+        """The rows between which the loss is taken, and their labels."""
+        return z_ND, labels_N
 
     @torch.no_grad()
     def chance_level(self, step: Step) -> Tensor:
         """The loss of the same batch with all embeddings equal; ln(N - 1) for SupCon."""
-        same_N1 = torch.ones(len(step.labels_N), 1, device=step.labels_N.device)
-        return self.loss(same_N1, step.labels_N)
+        _, labels_N = self.rows_of_loss(step.rows_ND, step.labels_N)
+        return self.loss(torch.ones(len(labels_N), 1, device=labels_N.device), labels_N)
 
     def diagnostics(self, step: Step) -> dict[str, Tensor]:
         """Also how strongly the loss answers to positives and to negatives."""

@@ -5,7 +5,9 @@ ones are torchvision's own classes with another stem and without the classifier,
 state dicts have torchvision's keys.
 
 Stems: `imagenet` is 7x7, stride 2, then a 3x3 max-pool with stride 2; `small` is 3x3, stride 1,
-no pool, for small images; `auto` takes `small` for images up to 64 pixels.
+no pool, for small images; `patch` is 4x4, stride 2, no pool, for small images and little time: all
+that follows costs a quarter of what it does after `small`. `auto` takes `small` for images up to
+64 pixels, else `imagenet`.
 """
 
 from __future__ import annotations
@@ -16,12 +18,12 @@ from torch import Tensor, nn
 from tcl_train import checks
 from tcl_train.models.encoder import Encoder
 
-STEMS = ("auto", "small", "imagenet")
+STEMS = ("auto", "small", "patch", "imagenet")
 LARGEST_IMAGE_FOR_SMALL_STEM = 64
 
 
 def choose_stem(stem: str, image_size: int) -> str:
-    """`small` or `imagenet`."""
+    """`small`, `patch` or `imagenet`."""
     checks.one_of("stem", stem, STEMS)
     if stem != "auto":
         return stem
@@ -32,6 +34,8 @@ def _stem(stem: str, channels: int) -> tuple[nn.Conv2d, nn.Module]:
     """The first convolution and what pools after it."""
     if stem == "small":
         return nn.Conv2d(3, channels, 3, stride=1, padding=1, bias=False), nn.Identity()
+    if stem == "patch":
+        return nn.Conv2d(3, channels, 4, stride=2, padding=1, bias=False), nn.Identity()
     return (
         nn.Conv2d(3, channels, 7, stride=2, padding=3, bias=False),
         nn.MaxPool2d(3, stride=2, padding=1),
@@ -55,8 +59,8 @@ def _wide(name: str, image_size: int, stem: str) -> Encoder:
     encoder = getattr(resnet, name)(num_classes=1)
     encoder.feature_dim = encoder.fc.in_features
     encoder.fc = nn.Identity()
-    if stem == "small":
-        encoder.conv1, encoder.maxpool = _stem("small", encoder.conv1.out_channels)
+    if stem != "imagenet":
+        encoder.conv1, encoder.maxpool = _stem(stem, encoder.conv1.out_channels)
         _initialise(encoder.conv1)
     return encoder
 

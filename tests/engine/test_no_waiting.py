@@ -69,6 +69,7 @@ def fake_trainer(config: DictConfig, device: str) -> Iterator[tuple[Trainer, Bat
             seed=0,
             epochs=1,
             views=settings.views,
+            view_size=lambda _: None,
             lr=0.1,
             log_every=1,
         )

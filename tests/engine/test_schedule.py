@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tcl_train.engine.schedule import Constant, Cosine, Step, warmup
+from tcl_train.engine.schedule import Constant, Cosine, Linear, Step, by_epoch, warmup
 
 few = settings(max_examples=100, deadline=None, derandomize=True, database=None)
-KINDS = [Cosine, Step, Constant]
+KINDS = [Cosine, Linear, Step, Constant]
 whole_numbers = st.integers(1, 40)
 
 
@@ -129,7 +129,7 @@ def test_cosine_reaches_its_floor_at_the_end(floor, warmup_epochs, n, epochs):
 
 
 def test_a_warm_up_longer_than_the_run_only_rises():
-    for kind in KINDS[:1] + KINDS[2:]:
+    for kind in (Cosine, Linear, Constant):
         values = factors(kind(warmup_epochs=10), 2, 2)
         assert values == pytest.approx([0.05, 0.1, 0.15, 0.2])
 
@@ -185,3 +185,44 @@ def test_values_out_of_range_are_refused_by_name(build, words):
 def test_values_of_the_wrong_type_are_refused_by_name(build, words):
     with pytest.raises(TypeError, match=words):
         build()
+
+
+# ------------------------------------------------------------------ settings by epoch
+
+
+def test_one_value_is_for_all_epochs():
+    assert [by_epoch("view_size", 24)(epoch) for epoch in range(3)] == [24] * 3
+    assert by_epoch("view_size", None)(7) is None
+
+
+def test_values_hold_from_their_epoch_on():
+    size = by_epoch("view_size", {3: 32, 0: 24})
+    assert [size(epoch) for epoch in range(6)] == [24, 24, 24, 32, 32, 32]
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "words"),
+    [
+        (0, ValueError, "view_size"),
+        (2.5, TypeError, "view_size"),
+        ("24", TypeError, "view_size"),
+        ({1: 24}, ValueError, "from epoch 0 on"),
+        ({0: 24, -1: 32}, ValueError, "an epoch of view_size"),
+        ({0: 24, "a": 32}, TypeError, "epoch"),
+        ({0: -24}, ValueError, "view_size from epoch 0 on"),
+    ],
+)
+def test_other_settings_by_epoch_are_refused(given, error, words):
+    with pytest.raises(error, match=words):
+        by_epoch("view_size", given)
+
+
+# ------------------------------------------------------------------ linear
+
+
+def test_linear_falls_by_equal_parts_after_its_warm_up():
+    schedule = Linear(warmup_epochs=1, floor=0.1)
+    factors = [schedule(step, 4, 3) for step in range(12)]
+    assert factors[:4] == pytest.approx([0.25, 0.5, 0.75, 1.0])
+    assert factors[4:] == pytest.approx([1 - 0.9 * k / 8 for k in range(8)])
+    assert schedule(12, 4, 3) == pytest.approx(0.1)

@@ -5,6 +5,7 @@ V: views; B: images; C: channels; H, W: rows and columns; N = V x B; S: side of 
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -31,6 +32,12 @@ class Normalize:
         self.mean_C11 = torch.tensor(mean).view(-1, 1, 1)
         self.std_C11 = torch.tensor(std).view(-1, 1, 1)
         self._factor_C11, self._added_C11 = 1 / self.std_C11, -self.mean_C11 / self.std_C11
+
+    def at(self, size: int) -> Normalize:
+        """The same for another side."""
+        other = copy.copy(self)
+        other.size = checks.integer("size", size, at_least=1)
+        return other
 
     def __call__(self, x_NCHW: Tensor) -> Tensor:
         result_NCSS = self.empty(len(x_NCHW), x_NCHW.device)
@@ -124,6 +131,12 @@ class Augment:
                     begin = view * b + part.start
                     self.normalize.write(view_NCHW, result_NCSS[begin : begin + len(view_NCHW)])
         return result_NCSS
+
+    def at(self, size: int | None) -> Augment:
+        """The same for views of another side; None: as it is."""
+        if size is None or size == self.normalize.size:
+            return self
+        return Augment(self.transforms, self.normalize.at(size), self.second)
 
     def check(self, height: int, width: int) -> None:
         """Raises ValueError, naming the transform, if images of this size will not do."""

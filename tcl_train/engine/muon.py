@@ -1,0 +1,128 @@
+"""Muon: momentum whose update of each weight matrix is made orthogonal.
+
+R, C: rows and columns of a weight matrix; of a convolution, output channels and all the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tcl_train import checks
+from tcl_train.engine.optimizers import Optimizer, never_compiled, parameter_groups
+
+# Of the odd polynomial a x + b x^3 + c x^5 that takes singular values from (0, 1] to about 1 in a
+# few steps.
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+TINY = 1e-7
+
+
+def muon(
+    module: nn.Module,
+    lr: float,
+    *,
+    momentum: float = 0.8,
+    newton_schulz_steps: int = 3,
+    fixed_norm: bool = True,
+    vector_lr: float = 0.3,
+    vector_momentum: float = 0.85,
+) -> Optimizer:
+    """See :class:`Muon`."""
+    checks.number("momentum", momentum, at_least=0, below=1)
+    checks.integer("newton_schulz_steps", newton_schulz_steps, at_least=1)
+    checks.boolean("fixed_norm", fixed_norm)
+    checks.number("vector_lr", vector_lr, at_least=0)
+    checks.number("vector_momentum", vector_momentum, at_least=0, below=1)
+    groups = parameter_groups(module, weight_decay=0.0, decay_bias_and_norm=False)
+    return Muon(
+        groups,
+        lr=lr,
+        momentum=momentum,
+        newton_schulz_steps=newton_schulz_steps,
+        fixed_norm=fixed_norm,
+        vector_lr=vector_lr,
+        vector_momentum=vector_momentum,
+    )
+
+
+@never_compiled
+class Muon(Optimizer):
+    """For weights of two dimensions or more, as matrices W (R, C),
+
+        u <- momentum u + g
+        W <- W - lr sqrt(max(1, R / C)) orthogonal(g + momentum u)
+
+    where orthogonal(G) is nearly the orthogonal matrix nearest to G, by Newton-Schulz iterations on
+    products of matrices. With `fixed_norm`, W is first scaled to the norm sqrt(R): right for
+    weights that a normalisation follows, whose length says nothing. Vectors (biases,
+    normalisation) have SGD with Nesterov momentum at lr times `vector_lr`.
+
+    Source: Jordan et al. 2024. torch.optim.Muon takes matrices only, no convolutions.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        *,
+        lr: float,
+        momentum: float,
+        newton_schulz_steps: int,
+        fixed_norm: bool,
+        vector_lr: float,
+        vector_momentum: float,
+    ) -> None:
+        checks.number("lr", lr, at_least=0)
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "newton_schulz_steps": newton_schulz_steps,
+            "fixed_norm": fixed_norm,
+            "vector_lr": vector_lr,
+            "vector_momentum": vector_momentum,
+        }
+        super().__init__(params, defaults)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        value = None
+        if closure is not None:
+            with torch.enable_grad():
+                value = closure()
+        for group in self.param_groups:
+            for w in group["params"]:
+                if w.grad is not None:
+                    self._update(w, w.grad, group)
+        return value
+
+    def _update(self, w: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+        state = self.state[w]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(w)
+        is_vector = w.ndim < 2
+        momentum = group["vector_momentum" if is_vector else "momentum"]
+        buffer = state["momentum_buffer"].mul_(momentum).add_(gradient)
+        ahead = gradient.add(buffer, alpha=momentum)
+        if is_vector:
+            w.sub_(ahead, alpha=group["lr"] * group["vector_lr"])
+            return
+        rows, columns = len(w), w[0].numel()
+        if group["fixed_norm"]:
+            w.mul_(rows**0.5 / w.norm().clamp(min=TINY))
+        update_RC = orthogonal(ahead.reshape(rows, columns), group["newton_schulz_steps"])
+        w.sub_(update_RC.view(w.shape), alpha=group["lr"] * max(1.0, rows / columns) ** 0.5)
+
+
+def orthogonal(matrix_RC: Tensor, steps: int) -> Tensor:
+    """Nearly the orthogonal matrix nearest to this one, up to a factor for each singular direction
+    that comes closer to 1 with each step; zero stays zero."""
+    a, b, c = NEWTON_SCHULZ
+    rows, columns = matrix_RC.shape
+    x = matrix_RC.T if rows > columns else matrix_RC
+    x = x / (x.norm() + TINY)
+    for _ in range(steps):
+        gram = x @ x.T
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.T if rows > columns else x
