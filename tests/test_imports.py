@@ -124,6 +124,7 @@ def test_the_package_loads_nothing_but_the_standard_library():
 STEP = """
 import torch
 from tcl_train.engine.optimizers import adamw, lars, sgd
+from tcl_train.losses import TCL
 from tcl_train.models import mlp, resnet8
 import tcl_train.data.augment, tcl_train.data.folder, tcl_train.data.named
 encoder = resnet8(8, width=4)
@@ -131,7 +132,8 @@ projector = mlp(encoder.feature_dim)
 for make in (sgd, adamw, lars):
     optimizer = make(torch.nn.Sequential(encoder, projector), 0.1)
     optimizer.zero_grad()
-    projector(encoder(torch.rand(4, 3, 8, 8))).sum().backward()
+    z_ND = projector(encoder(torch.rand(4, 3, 8, 8)))
+    TCL(tau=0.1, k1=5.0, k2=1.0)(z_ND, torch.tensor([0, 0, 1, 1])).backward()
     optimizer.step()
     optimizer.load_state_dict(optimizer.state_dict())
 assert "torch._dynamo" not in sys.modules

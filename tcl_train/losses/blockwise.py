@@ -31,6 +31,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from tcl_train.losses.never_compiled import never_compiled
+
 
 class Weights(NamedTuple):
     """What the terms of D are multiplied with, each >= 0, and the temperature."""
@@ -69,7 +71,7 @@ def unit_rows_fit(dtype: torch.dtype, tau: float) -> bool:
     return 1 / tau <= LARGEST_INVERSE_TAU[dtype]
 
 
-@torch.compiler.disable
+@never_compiled
 def log_denominator(
     z_ND: Tensor, group_N: Tensor, weights: Weights, tile: Tile | None = None
 ) -> Tensor:
@@ -258,7 +260,7 @@ def _by_sum(gradient_N: Tensor, d_N: Tensor) -> Tensor:
 # ------------------------------------------------------------------ anchors against candidates
 
 
-@torch.compiler.disable
+@never_compiled
 def log_denominator_of(
     anchor_ND: Tensor,
     candidate_MD: Tensor,
