@@ -9,6 +9,8 @@ Measures blocks of a few steps, alternating in one process, in images a second (
     public    the pipeline that public code uses: torchvision transforms on Pillow images in two
               loader workers, float32, the dense loss, channels-first
 
+Then one block of `step` is profiled: milliseconds of a step that each phase takes.
+
 The loader workers of `public` live for one block, so that they take no time from the others.
 Images are random, 32 x 32, as many as the batch needs; speed does not depend on what they show.
 On a GPU the same command measures the GPU.
@@ -37,6 +39,7 @@ from tcl_train import config as configs
 from tcl_train.compose import compose_run
 from tcl_train.data.dataset import DataSet, Split
 from tcl_train.data.images import ArrayImages
+from tcl_train.engine.profile import PHASES
 from tcl_train.losses.pair_loss import dense_pairs
 from tcl_train.runtime import Runtime, available_cpus
 from tcl_train.train import build_trainer
@@ -89,7 +92,7 @@ def whole_step(words: list[str], data: DataSet, runtime: Runtime) -> Block:
     trainer.method.train()
 
     def block(steps: int) -> None:
-        for batch in islice(trainer.loader.epoch(0), steps):
+        for batch in islice(trainer.meter.timed(trainer.loader.epoch(0)), steps):
             trainer.train_step(batch)
 
     return block
@@ -168,6 +171,17 @@ def seconds_of(block: Block, steps: int, device: torch.device) -> float:
     return perf_counter() - begin
 
 
+def phases_of(block: Block, steps: int, device: torch.device) -> dict[str, float]:
+    """Milliseconds a step of each phase, of the GPU where there is one."""
+    with torch.profiler.profile() as profiler:
+        seconds_of(block, steps, device)
+    events = {event.key: event for event in profiler.key_averages()}
+    kind = "device_time_total" if device.type == "cuda" else "cpu_time_total"
+    return {
+        f"{name} ms": getattr(events[name], kind) / steps / 1e3 for name in PHASES if name in events
+    }
+
+
 KINDS = {"encoder": encoder_alone, "step": whole_step, "public": public_step}
 
 
@@ -201,6 +215,8 @@ def measure(encoder: str, given: argparse.Namespace, runtime: Runtime) -> dict[s
         row["step / encoder"] = speed["step"] / speed["encoder"]
     if "public" in speed and "step" in speed:
         row["step / public"] = speed["step"] / speed["public"]
+    if "step" in blocks:
+        row |= phases_of(blocks["step"], given.steps, runtime.device)
     return row
 
 

@@ -120,7 +120,7 @@ def test_a_classifier_needs_labels_and_one_view_is_enough(
             lambda config: configs.build_encoder(config, image_size=8),
             "encoder.stem",
             "big",
-            "encoder: stem must be one of auto, small, imagenet, got 'big'",
+            "encoder: stem must be one of auto, small, patch, imagenet, got 'big'",
         ),
     ],
 )

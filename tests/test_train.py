@@ -408,3 +408,21 @@ def composed(compose_tiny: Callable[..., DictConfig]) -> DictConfig:
 @pytest.fixture
 def tiny_config(composed: DictConfig) -> DictConfig:
     return OmegaConf.create(OmegaConf.to_container(composed))
+
+
+@pytest.mark.usefixtures("on_few_digits")
+def test_views_may_be_smaller_than_images_and_grow(
+    train_tiny: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    """Only in pretraining: the encoder is evaluated on whole images."""
+    words = "batch_size=32", "epochs=2", "augment=crop", "view_size={0:4,1:8}"
+    result = train_tiny(tmp_path / "run", *words)
+    assert result["view_size"] == {0: 4, 1: 8}
+
+
+@pytest.mark.usefixtures("on_few_digits")
+def test_class_rows_and_muon_train_together(
+    train_tiny: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    words = "batch_size=32", "epochs=2", "method=class_rows", "optimizer=muon", "views=1"
+    assert train_tiny(tmp_path / "run", *words)["top1"] > 50

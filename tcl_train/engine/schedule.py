@@ -116,7 +116,7 @@ def by_epoch(name: str, given: int | Mapping[int, int] | None) -> Callable[[int]
         checks.integer(f"an epoch of {name}", epoch, at_least=0): checks.integer(
             f"{name} from epoch {epoch} on", value, at_least=1
         )
-        for epoch, value in sorted(given.items())
+        for epoch, value in given.items()
     }
     if 0 not in values:
         raise ValueError(f"{name} must say what it is from epoch 0 on, got {dict(given)}")

@@ -8,8 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tcl_train.losses import blockwise
-from tcl_train.losses.blockwise import Tile, Weights, log_denominator, log_denominator_of
+from tcl_train.losses.blockwise import Tile, Weights, log_denominator, log_denominator_of, symmetric
 
 TILES = [Tile(1, 1, 1), Tile(7, 3, 2), Tile(3, 7, 3), Tile(16, 16, 4), Tile(500, 500, 500)]
 WEIGHTS = [
@@ -68,7 +67,7 @@ def test_blocks_cover_each_pair_once_and_masks_cover_the_positives(tile) -> None
     group_N = torch.tensor([0] * 2 + [1] * 9 + [2] + [3] * 4 + list(range(4, 15)))
     n = len(group_N)
     seen_NN = torch.zeros(n, n, dtype=torch.long)
-    for i, i_end, j, j_end, mixed in blockwise._blocks(group_N, tile):
+    for i, i_end, j, j_end, mixed in symmetric._blocks(group_N, tile):
         assert 0 < i_end - i <= tile.rows
         assert 0 < j_end - j <= max(tile.columns, tile.rows)
         seen_NN[i:i_end, j:j_end] += 1
@@ -81,7 +80,7 @@ def test_blocks_cover_each_pair_once_and_masks_cover_the_positives(tile) -> None
 
 def test_large_groups_leave_most_blocks_without_a_mask() -> None:
     group_N = torch.arange(1000) // 100
-    mixed = [block.mixed for block in blockwise._blocks(group_N, Tile(64, 64, 16))]
+    mixed = [block.mixed for block in symmetric._blocks(group_N, Tile(64, 64, 16))]
     assert sum(mixed) < len(mixed) / 2
 
 
@@ -125,9 +124,9 @@ def test_both_forms_agree_at_the_edge_of_the_symmetric_range() -> None:
     z_ND[1] = z_ND[0]  # s = 1
     z_ND[3] = -z_ND[2]  # s = -1
     group_N = torch.arange(40) // 4
-    tau = 1 / blockwise.LARGEST_INVERSE_TAU[torch.float32]
-    assert blockwise.unit_rows_fit(torch.float32, tau)
-    assert not blockwise.unit_rows_fit(torch.float32, tau * 0.99)
+    tau = 1 / symmetric.LARGEST_INVERSE_TAU[torch.float32]
+    assert symmetric.unit_rows_fit(torch.float32, tau)
+    assert not symmetric.unit_rows_fit(torch.float32, tau * 0.99)
     results = []
     for form in ("symmetric", "rectangular"):
         rows_ND = z_ND.clone().requires_grad_()

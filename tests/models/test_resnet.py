@@ -231,7 +231,7 @@ def test_a_stem_that_is_named_is_taken_whatever_the_size(stem, size):
 @pytest.mark.parametrize("stem", ["big", "", None, 3])
 def test_an_unknown_stem_is_refused(name, stem):
     with pytest.raises(
-        ValueError, match="stem must be one of auto, small, imagenet, got"
+        ValueError, match="stem must be one of auto, small, patch, imagenet, got"
     ) as caught:
         build(name, stem=stem, device="meta")
     assert repr(stem) in str(caught.value)

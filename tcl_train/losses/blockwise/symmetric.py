@@ -1,29 +1,11 @@
-"""The engine below the softmax losses: log-sum-exp over all pairs of rows, block by block.
+"""One batch against itself: S is symmetric, so half the blocks serve both sides; and since rows are
+sorted by label, most blocks hold no positive pair and need no mask.
 
-For anchors i and candidates j, with s_ij = a_i . b_j and labels that say which pairs are positives,
-
-    D_i = w_p sum_{p in P(i)} e^{s_ip/tau} + k1 sum_{p in P(i)} e^{-s_ip}
-          + w_n sum_{n in N(i)} e^{s_in/tau}
-
-The N x N matrix is never held. The forward pass accumulates D block by block; the backward pass
-makes each block again and takes the gradient in closed form,
-
-    d log D_i / d s_ip = (w_p e^{s_ip/tau} / tau - k1 e^{-s_ip}) / D_i
-    d log D_i / d s_in =  w_n e^{s_in/tau} / (tau D_i)
-
-so that memory grows linearly with the rows. There are two of it:
-
-- among the rows of one batch, S is symmetric: half the blocks serve both sides, and since rows are
-  sorted by label most blocks hold no positive pair and need no mask;
-- anchors against any candidates (rows gathered from other processes, a memory queue), with a
-  running maximum, for any temperature and rows of any length.
-
-N: anchors; M: candidates; D: embedding dimensions; I, J: rows and columns of a block.
+N: rows; D: embedding dimensions; I, J: rows and columns of a block.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -31,39 +13,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from tcl_train.losses.blockwise.tiles import Tile, Weights, choose, tile_for
 from tcl_train.losses.never_compiled import never_compiled
-
-
-class Weights(NamedTuple):
-    """What the terms of D are multiplied with, each >= 0, and the temperature."""
-
-    tau: float
-    positive: float = 1.0
-    k1: float = 0.0
-    negative: float = 1.0
-
-
-class Tile(NamedTuple):
-    """The largest block, rows x columns. A batch of at most `whole` rows is one block, which is
-    kept for the backward pass."""
-
-    rows: int
-    columns: int
-    whole: int
-
-
-# Blocks that stay in a CPU's cache (the fastest of those tried), and that fill a GPU.
-TILES = {"cpu": Tile(512, 1024, 1024), "cuda": Tile(2048, 8192, 4096)}
 
 # e^{s/tau} of unit rows stays in range, sums over a million rows included, up to this 1/tau.
 LARGEST_INVERSE_TAU = {torch.float32: 60.0, torch.float64: 600.0}
-
-
-def tile_for(device: torch.device) -> Tile:
-    return TILES.get(device.type, TILES["cuda"])
-
-
-# ------------------------------------------------------------------ one batch against itself
 
 
 def unit_rows_fit(dtype: torch.dtype, tau: float) -> bool:
@@ -213,11 +167,6 @@ def _masks(block: _Block, group_N: Tensor) -> Tensor:
     return positive_IJ
 
 
-def _choose(mask_IJ: Tensor, yes: float, no: float, like_IJ: Tensor) -> Tensor:
-    """torch.where of two numbers would be float32 whatever the rest is."""
-    return torch.full_like(like_IJ, no).masked_fill_(mask_IJ, yes)
-
-
 class _Terms(NamedTuple):
     """The terms of D in a block: those that grow with s; and those of k1, which fall, as e^{-s} and
     a factor."""
@@ -243,7 +192,7 @@ def _terms(logit_IJ: Tensor, block: _Block, group_N: Tensor, weights: Weights) -
     positive_IJ = _masks(block, group_N)
     e_IJ = logit_IJ.exp()
     if weights.positive != 1 or weights.negative != 1:
-        e_IJ.mul_(_choose(positive_IJ, weights.positive, weights.negative, e_IJ))
+        e_IJ.mul_(choose(positive_IJ, weights.positive, weights.negative, e_IJ))
     if block.i == block.j:
         e_IJ.fill_diagonal_(0)
     if not weights.k1:
@@ -255,141 +204,3 @@ def _terms(logit_IJ: Tensor, block: _Block, group_N: Tensor, weights: Weights) -
 def _by_sum(gradient_N: Tensor, d_N: Tensor) -> Tensor:
     """An empty sum has no gradient; 0 / 0 would be NaN."""
     return torch.where(d_N == 0, 0, gradient_N / d_N)
-
-
-# ------------------------------------------------------------------ anchors against candidates
-
-
-@never_compiled
-def log_denominator_of(
-    anchor_ND: Tensor,
-    candidate_MD: Tensor,
-    positive_N: Tensor,
-    positive_M: Tensor,
-    weights: Weights,
-    *,
-    own_N: Tensor | None = None,
-    floor_N: Tensor | None = None,
-    tile: Tile | None = None,
-) -> Tensor:
-    """log D of each anchor against candidates, (N,); -inf where there is nothing to sum.
-
-    Args:
-        anchor_ND, candidate_MD: rows of any length, float32 or float64.
-        positive_N, positive_M: int64; a pair with equal values is a positive pair.
-        weights: any temperature > 0.
-        own_N: the place of each anchor among the candidates, which is left out; -1 where it is
-            not among them; None where no anchor is.
-        floor_N: negatives with a smaller similarity than this are left out.
-        tile: the largest block; None chooses for the device.
-    """
-    if own_N is None:
-        own_N = torch.full_like(positive_N, -1)
-    if floor_N is None:
-        floor_N = anchor_ND.new_full((len(anchor_ND),), -math.inf)
-    with torch.autocast(anchor_ND.device.type, enabled=False):
-        return _Rectangular.apply(
-            anchor_ND,
-            candidate_MD,
-            positive_N,
-            positive_M,
-            own_N,
-            floor_N,
-            weights,
-            tile or tile_for(anchor_ND.device),
-        )
-
-
-class _Logits(NamedTuple):
-    """The logarithms of the terms of D in a block; -inf where there is none."""
-
-    attraction_IJ: Tensor
-    extra_IJ: Tensor | None  # of the k1 terms
-
-
-def _logits(
-    a_ID: Tensor,
-    b_JD: Tensor,
-    labels: tuple[Tensor, Tensor],
-    own_I: Tensor,
-    floor_I: Tensor,
-    j: int,
-    weights: Weights,
-) -> _Logits:
-    sim_IJ = a_ID @ b_JD.T
-    positive_IJ = labels[0][:, None] == labels[1]
-    place_J = torch.arange(j, j + len(b_JD), device=sim_IJ.device)
-    left_out_IJ = own_I[:, None] == place_J
-    extra_IJ = None
-    if weights.k1:
-        extra_IJ = (math.log(weights.k1) - sim_IJ).masked_fill_(
-            ~positive_IJ | left_out_IJ, -math.inf
-        )
-    left_out_IJ |= ~positive_IJ & (sim_IJ < floor_I[:, None])
-    log_weights = (_log(weights.positive), _log(weights.negative))
-    log_weight_IJ = _choose(positive_IJ, *log_weights, sim_IJ)
-    attraction_IJ = sim_IJ.div_(weights.tau).add_(log_weight_IJ)
-    return _Logits(attraction_IJ.masked_fill_(left_out_IJ, -math.inf), extra_IJ)
-
-
-def _log(weight: float) -> float:
-    return math.log(weight) if weight else -math.inf
-
-
-class _Rectangular(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        a_ND: Tensor,
-        b_MD: Tensor,
-        label_N: Tensor,
-        label_M: Tensor,
-        own_N: Tensor,
-        floor_N: Tensor,
-        weights: Weights,
-        tile: Tile,
-    ) -> Tensor:
-        parts = []
-        for i in range(0, len(a_ND), tile.rows):
-            rows = slice(i, i + tile.rows)
-            log_d_I = a_ND.new_full((len(a_ND[rows]),), -math.inf)
-            for j in range(0, len(b_MD), tile.columns):
-                columns = slice(j, j + tile.columns)
-                labels = (label_N[rows], label_M[columns])
-                logits = _logits(
-                    a_ND[rows], b_MD[columns], labels, own_N[rows], floor_N[rows], j, weights
-                )
-                log_d_I = torch.logaddexp(log_d_I, logits.attraction_IJ.logsumexp(1))
-                if logits.extra_IJ is not None:
-                    log_d_I = torch.logaddexp(log_d_I, logits.extra_IJ.logsumexp(1))
-            parts.append(log_d_I)
-        log_d_N = torch.cat(parts)
-        ctx.save_for_backward(a_ND, b_MD, label_N, label_M, own_N, floor_N, log_d_N)
-        ctx.weights, ctx.tile = weights, tile
-        return log_d_N
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient_N: Tensor) -> tuple[Tensor | None, ...]:
-        a_ND, b_MD, label_N, label_M, own_N, floor_N, log_d_N = ctx.saved_tensors
-        weights, tile = ctx.weights, ctx.tile
-        d_a_ND, d_b_MD = torch.zeros_like(a_ND), torch.zeros_like(b_MD)
-        # -inf minus -inf would be NaN; an empty sum has no gradient.
-        log_d_N = torch.where(log_d_N == -math.inf, math.inf, log_d_N)
-        with torch.autocast(a_ND.device.type, enabled=False):
-            for i in range(0, len(a_ND), tile.rows):
-                rows = slice(i, i + tile.rows)
-                for j in range(0, len(b_MD), tile.columns):
-                    columns = slice(j, j + tile.columns)
-                    labels = (label_N[rows], label_M[columns])
-                    logits = _logits(
-                        a_ND[rows], b_MD[columns], labels, own_N[rows], floor_N[rows], j, weights
-                    )
-                    log_d_I1 = log_d_N[rows, None]
-                    h_IJ = (logits.attraction_IJ - log_d_I1).exp_().div_(weights.tau)
-                    if logits.extra_IJ is not None:
-                        h_IJ -= (logits.extra_IJ - log_d_I1).exp_()
-                    h_IJ *= gradient_N[rows, None]
-                    d_a_ND[rows].addmm_(h_IJ, b_MD[columns])
-                    d_b_MD[columns].addmm_(h_IJ.T, a_ND[rows])
-        return d_a_ND, d_b_MD, None, None, None, None, None, None
