@@ -6,6 +6,7 @@ N: rows; D: embedding dimensions; I, J: rows and columns of a block.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -197,7 +198,7 @@ def _terms(logit_IJ: Tensor, block: _Block, group_N: Tensor, weights: Weights) -
         e_IJ.fill_diagonal_(0)
     if not weights.k1:
         return _Terms(e_IJ)
-    extra_IJ = logit_IJ.mul_(-weights.tau).exp_().mul_(positive_IJ)
+    extra_IJ = logit_IJ.mul_(-weights.tau).masked_fill_(~positive_IJ, -math.inf).exp_()
     return _Terms(e_IJ, extra_IJ, weights.k1, weights.tau)
 
 
