@@ -41,7 +41,6 @@ class Settings:
     epochs: int
     batch_size: int
     views: int
-    view_size: int | Mapping[int, int] | None
     supervised: bool
     lr: float
     device: str
@@ -50,7 +49,9 @@ class Settings:
     random_encoder_baseline: bool
     log_every: int
     checkpoint: Mapping[str, Any]
-    profile: bool = False  # which runs of earlier versions do not say
+    # Which runs of earlier versions do not say:
+    profile: bool = False
+    view_size: int | Mapping[int, int] | None = None
 
     def __post_init__(self) -> None:
         checks.integer("seed", self.seed, at_least=0)

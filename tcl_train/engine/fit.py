@@ -84,7 +84,7 @@ class Trainer:
         per_epoch = self.loader.steps_per_epoch
         self.method.train()
         bar = progress_bar(total=self.total_steps, done=self.step)
-        with bar, self.meter.running(), signals.caught(), profile:
+        with bar, self.meter.running(), signals.caught(), profile.running():
             while self.step < self.total_steps:
                 epoch, first = divmod(self.step, per_epoch)
                 for batch in self.meter.timed(self.loader.epoch(epoch, first)):
@@ -143,19 +143,19 @@ class Trainer:
 
     def check_finite(self, step: Step) -> None:
         if not math.isfinite(step.loss.item()):
-            raise TrainingError(
-                f"the loss is {step.loss.item()} at step {self.step}; try a lower lr "
-                f"(now {self.lr:g}), warm-up (scheduler.warmup_epochs) or precision=fp32"
-            )
+            raise self.diverged(f"the loss is {step.loss.item()} at step {self.step}")
 
     def check_weights(self) -> None:
         """A loss is from before its update; the weights to be saved must be finite, too."""
         finite = torch.stack([p.isfinite().all() for p in self.method.parameters()])
         if not finite.all():
-            raise TrainingError(
-                f"the weights are not finite after step {self.step}; try a lower lr "
-                f"(now {self.lr:g}), warm-up (scheduler.warmup_epochs) or precision=fp32"
-            )
+            raise self.diverged(f"the weights are not finite after step {self.step}")
+
+    def diverged(self, said: str) -> TrainingError:
+        return TrainingError(
+            f"{said}; try a lower lr (now {self.lr:g}), warm-up (scheduler.warmup_epochs) or "
+            "precision=fp32"
+        )
 
     def say_epoch(self, epochs_done: int, scalars: dict[str, float]) -> None:
         log.info(

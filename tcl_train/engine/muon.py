@@ -5,14 +5,18 @@ R, C: rows and columns of a weight matrix; of a convolution, output channels and
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tcl_train import checks
-from tcl_train.engine.optimizers import Optimizer, never_compiled, parameter_groups
+from tcl_train.engine.optimizers import (
+    MomentumOptimizer,
+    Optimizer,
+    never_compiled,
+    parameter_groups,
+)
 
 # Of the odd polynomial a x + b x^3 + c x^5 that takes singular values from (0, 1] to about 1 in a
 # few steps.
@@ -49,7 +53,7 @@ def muon(
 
 
 @never_compiled
-class Muon(Optimizer):
+class Muon(MomentumOptimizer):
     """For weights of two dimensions or more, as matrices W (R, C),
 
         u <- momentum u + g
@@ -85,25 +89,10 @@ class Muon(Optimizer):
         }
         super().__init__(params, defaults)
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        value = None
-        if closure is not None:
-            with torch.enable_grad():
-                value = closure()
-        for group in self.param_groups:
-            for w in group["params"]:
-                if w.grad is not None:
-                    self._update(w, w.grad, group)
-        return value
-
-    def _update(self, w: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
-        state = self.state[w]
-        if "momentum_buffer" not in state:
-            state["momentum_buffer"] = torch.zeros_like(w)
+    def update(self, w: Tensor, gradient: Tensor, buffer: Tensor, group: dict[str, Any]) -> None:
         is_vector = w.ndim < 2
         momentum = group["vector_momentum" if is_vector else "momentum"]
-        buffer = state["momentum_buffer"].mul_(momentum).add_(gradient)
+        buffer.mul_(momentum).add_(gradient)
         ahead = gradient.add(buffer, alpha=momentum)
         if is_vector:
             w.sub_(ahead, alpha=group["lr"] * group["vector_lr"])

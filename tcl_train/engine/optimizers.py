@@ -113,8 +113,34 @@ def lars(
     return LARS(groups, lr=lr, momentum=momentum, trust=trust)
 
 
+class MomentumOptimizer(Optimizer):
+    """What optimisers of our own have in common: a momentum buffer for each weight, 0 at first."""
+
+    def update(self, w: Tensor, gradient: Tensor, buffer: Tensor, group: dict[str, Any]) -> None:
+        """Changes a weight and its buffer."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        value = None
+        if closure is not None:
+            with torch.enable_grad():
+                value = closure()
+        for group in self.param_groups:
+            for w in group["params"]:
+                if w.grad is not None:
+                    self.update(w, w.grad, self._buffer(w), group)
+        return value
+
+    def _buffer(self, w: Tensor) -> Tensor:
+        state = self.state[w]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(w)
+        return state["momentum_buffer"]
+
+
 @never_compiled
-class LARS(Optimizer):
+class LARS(MomentumOptimizer):
     """Layer-wise adaptive rate scaling.
 
         g <- g + weight_decay w
@@ -132,27 +158,11 @@ class LARS(Optimizer):
         defaults = {"lr": lr, "momentum": momentum, "trust": trust, "weight_decay": weight_decay}
         super().__init__(params, defaults)
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        value = None
-        if closure is not None:
-            with torch.enable_grad():
-                value = closure()
-        for group in self.param_groups:
-            for w in group["params"]:
-                if w.grad is not None:
-                    self._update(w, w.grad, group)
-        return value
-
-    def _update(self, w: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+    def update(self, w: Tensor, gradient: Tensor, buffer: Tensor, group: dict[str, Any]) -> None:
         gradient = gradient.add(w, alpha=group["weight_decay"])
         if w.ndim > 1:
             w_norm, g_norm = w.norm(), gradient.norm()
             ratio = group["trust"] * w_norm / g_norm
             gradient = gradient * torch.where((w_norm > 0) & (g_norm > 0), ratio, 1.0)
-        state = self.state[w]
-        if "momentum_buffer" not in state:
-            state["momentum_buffer"] = torch.zeros_like(w)
-        buffer = state["momentum_buffer"]
         buffer.mul_(group["momentum"]).add_(gradient, alpha=group["lr"])
         w.sub_(buffer)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -21,16 +21,10 @@ OPERATIONS = 12  # in the summary
 class Profile:
     """No profile. The training loop calls it all the same."""
 
-    def __enter__(self) -> Profile:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        pass
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Around the training loop."""
+        yield
 
     def step(self) -> None:
         """A step is done."""
@@ -50,18 +44,11 @@ class StepProfile(Profile):
             on_trace_ready=self._keep,
         )
 
-    def __enter__(self) -> Profile:
-        self._profiler.__enter__()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._profiler.__exit__(kind, error, trace)
-        if not self._recorded and error is None:
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        with self._profiler:
+            yield
+        if not self._recorded:
             log.warning(
                 "no profile: it needs %d steps; give more epochs or a smaller batch_size",
                 SKIPPED + WARM_UP + 1,

@@ -19,41 +19,40 @@ class Schedule(Protocol):
 
 
 @dataclass(frozen=True)
-class Cosine:
+class _Falling:
+    """Linear warm-up, then from 1 to `floor` (a share of the peak) along `curve`."""
+
+    warmup_epochs: float = 0.0
+    floor: float = 0.0
+
+    def __post_init__(self) -> None:
+        checks.number("warmup_epochs", self.warmup_epochs, at_least=0)
+        checks.number("floor", self.floor, at_least=0, at_most=1)
+
+    def __call__(self, step: int, steps_per_epoch: int, epochs: int) -> float:
+        warmup_steps = self.warmup_epochs * steps_per_epoch
+        if step < warmup_steps:
+            return warmup(step, warmup_steps)
+        progress = (step - warmup_steps) / max(1.0, epochs * steps_per_epoch - warmup_steps)
+        return self.floor + (1 - self.floor) * self.curve(min(progress, 1))
+
+    def curve(self, progress: float) -> float:
+        """From 1 at progress 0 to 0 at 1."""
+        raise NotImplementedError
+
+
+class Cosine(_Falling):
     """Linear warm-up, then half a cosine from 1 to `floor` (a share of the peak)."""
 
-    warmup_epochs: float = 0.0
-    floor: float = 0.0
-
-    def __post_init__(self) -> None:
-        checks.number("warmup_epochs", self.warmup_epochs, at_least=0)
-        checks.number("floor", self.floor, at_least=0, at_most=1)
-
-    def __call__(self, step: int, steps_per_epoch: int, epochs: int) -> float:
-        warmup_steps = self.warmup_epochs * steps_per_epoch
-        if step < warmup_steps:
-            return warmup(step, warmup_steps)
-        progress = _progress(step, warmup_steps, epochs * steps_per_epoch)
-        return self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * progress))
+    def curve(self, progress: float) -> float:
+        return 0.5 * (1 + math.cos(math.pi * progress))
 
 
-@dataclass(frozen=True)
-class Linear:
+class Linear(_Falling):
     """Linear warm-up, then a straight line from 1 to `floor` (a share of the peak)."""
 
-    warmup_epochs: float = 0.0
-    floor: float = 0.0
-
-    def __post_init__(self) -> None:
-        checks.number("warmup_epochs", self.warmup_epochs, at_least=0)
-        checks.number("floor", self.floor, at_least=0, at_most=1)
-
-    def __call__(self, step: int, steps_per_epoch: int, epochs: int) -> float:
-        warmup_steps = self.warmup_epochs * steps_per_epoch
-        if step < warmup_steps:
-            return warmup(step, warmup_steps)
-        progress = _progress(step, warmup_steps, epochs * steps_per_epoch)
-        return self.floor + (1 - self.floor) * (1 - progress)
+    def curve(self, progress: float) -> float:
+        return 1 - progress
 
 
 @dataclass(frozen=True)
@@ -94,11 +93,6 @@ class Constant:
 def warmup(step: int, warmup_steps: float) -> float:
     """Grows by equal parts to 1 at step `warmup_steps` - 1, and stays."""
     return 1.0 if step + 1 >= warmup_steps else (step + 1) / warmup_steps
-
-
-def _progress(step: int, warmup_steps: float, steps: int) -> float:
-    """The share of the run after its warm-up that is over."""
-    return min(1.0, (step - warmup_steps) / max(1.0, steps - warmup_steps))
 
 
 def by_epoch(name: str, given: int | Mapping[int, int] | None) -> Callable[[int], int | None]:

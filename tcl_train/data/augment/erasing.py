@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -14,7 +13,7 @@ from tcl_train.data.augment.transform import (
     Transform,
     change_chosen,
     choose,
-    uniform,
+    random_sides,
 )
 
 
@@ -42,11 +41,9 @@ class RandomErasing(Transform):
         self.p = checks.probability("p", p)
 
     def draw(self, count: int, height: int, width: int, g: torch.Generator) -> Parameters:
-        area_NT = uniform(g, *self.scale, count, self.TRIES) * (height * width)
-        low, high = math.log(self.ratio[0]), math.log(self.ratio[1])
-        ratio_NT = uniform(g, low, high, count, self.TRIES).exp()
-        h_NT = (area_NT * ratio_NT).sqrt().round()
-        w_NT = (area_NT / ratio_NT).sqrt().round()
+        h_NT, w_NT = random_sides(
+            g, count, self.TRIES, area=height * width, scale=self.scale, ratio=self.ratio
+        )
         fits_NT = (h_NT < height) & (w_NT < width)
         first_N1 = fits_NT.int().argmax(1, keepdim=True)
         h_N, w_N = h_NT.gather(1, first_N1)[:, 0], w_NT.gather(1, first_N1)[:, 0]

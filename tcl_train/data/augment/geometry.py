@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -16,8 +15,8 @@ from tcl_train.data.augment.transform import (
     as_float,
     change_chosen,
     choose,
+    random_sides,
     truncated,
-    uniform,
 )
 
 
@@ -42,11 +41,9 @@ class RandomResizedCrop(Transform):
         return size, size
 
     def draw(self, count: int, height: int, width: int, g: torch.Generator) -> Parameters:
-        area_NT = uniform(g, *self.scale, count, self.TRIES) * (height * width)
-        low, high = math.log(self.ratio[0]), math.log(self.ratio[1])
-        ratio_NT = uniform(g, low, high, count, self.TRIES).exp()
-        w_NT = (area_NT * ratio_NT).sqrt().round()
-        h_NT = (area_NT / ratio_NT).sqrt().round()
+        w_NT, h_NT = random_sides(
+            g, count, self.TRIES, area=height * width, scale=self.scale, ratio=self.ratio
+        )
         fits_NT = (w_NT >= 1) & (w_NT <= width) & (h_NT >= 1) & (h_NT <= height)
         first_N1 = fits_NT.int().argmax(1, keepdim=True)
         any_N = fits_NT.any(1)

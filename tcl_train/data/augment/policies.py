@@ -10,6 +10,7 @@ N: images; K: operations an image, one after the other; P: policies of a data se
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 
 import numpy as np
 import torch
@@ -73,6 +74,12 @@ def magnitudes(name: str, bins: int, height: int, width: int, *, wide: bool = Fa
     }
     low, high = ends.get(name, (0, 0))
     return torch.linspace(low, high, bins)
+
+
+@cache
+def magnitude_table(bins: int, height: int, width: int, *, wide: bool = False) -> Tensor:
+    """The magnitudes of all operations, (O, bins) in the order of NAMES: the same at each step."""
+    return torch.stack([magnitudes(name, bins, height, width, wide=wide) for name in NAMES])
 
 
 class _Policy(Transform):
@@ -148,7 +155,7 @@ class AutoAugment(_Policy):
         self.bin_P2 = torch.tensor([[b or 0 for _, _, b in pair] for pair in pairs])
 
     def draw(self, count: int, height: int, width: int, g: torch.Generator) -> Parameters:
-        magnitude_OB = torch.stack([magnitudes(o, self.BINS, height, width) for o in NAMES])
+        magnitude_OB = magnitude_table(self.BINS, height, width)
         pair_N = torch.randint(len(self.p_P2), (count,), generator=g)
         operation_N2 = self.operation_P2[pair_N]
         magnitude_N2 = magnitude_OB[operation_N2, self.bin_P2[pair_N]]
@@ -186,7 +193,7 @@ class RandAugment(_Policy):
         self.operations = check_operations(operations)
 
     def draw(self, count: int, height: int, width: int, g: torch.Generator) -> Parameters:
-        magnitude_OB = torch.stack([magnitudes(o, self.BINS, height, width) for o in NAMES])
+        magnitude_OB = magnitude_table(self.BINS, height, width)
         places_O = torch.tensor([NAMES.index(name) for name in self.operations])
         shape = (count, self.num_ops)
         operation_NK = places_O[torch.randint(len(places_O), shape, generator=g)]
@@ -211,9 +218,7 @@ class TrivialAugment(_Policy):
         self.operations = check_operations(operations)
 
     def draw(self, count: int, height: int, width: int, g: torch.Generator) -> Parameters:
-        magnitude_OB = torch.stack(
-            [magnitudes(o, self.BINS, height, width, wide=True) for o in NAMES]
-        )
+        magnitude_OB = magnitude_table(self.BINS, height, width, wide=True)
         places_O = torch.tensor([NAMES.index(name) for name in self.operations])
         operation_N1 = places_O[torch.randint(len(places_O), (count, 1), generator=g)]
         bin_N1 = torch.randint(self.BINS, (count, 1), generator=g)

@@ -12,6 +12,7 @@ output.
 from __future__ import annotations
 
 import copy
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
@@ -59,6 +60,22 @@ class Transform(ABC):
 
 def uniform(g: torch.Generator, low: float, high: float, *shape: int) -> Tensor:
     return torch.rand(shape, generator=g) * (high - low) + low
+
+
+def random_sides(
+    g: torch.Generator,
+    count: int,
+    tries: int,
+    *,
+    area: int,
+    scale: Sequence[float],
+    ratio: Sequence[float],
+) -> tuple[Tensor, Tensor]:
+    """Two sides in whole pixels of `tries` boxes for each image, (count, tries): with a share from
+    `scale` of the area, and the first side over the second from `ratio` (log-uniform)."""
+    area_NT = uniform(g, scale[0], scale[1], count, tries) * area
+    ratio_NT = uniform(g, math.log(ratio[0]), math.log(ratio[1]), count, tries).exp()
+    return (area_NT * ratio_NT).sqrt().round(), (area_NT / ratio_NT).sqrt().round()
 
 
 def choose(g: torch.Generator, p: float | tuple[float, ...], count: int) -> Tensor:
