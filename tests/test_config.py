@@ -237,3 +237,12 @@ def test_a_wrong_way_of_reading_is_refused(tiny: DictConfig, key: str, value: An
     tiny.data[key] = value
     with pytest.raises(RequestError, match=rf"data\.{key} must be .*{value}"):
         configs.build_data(tiny, supervised=True)
+
+
+def test_runs_of_earlier_versions_say_less(tiny: DictConfig) -> None:
+    """Their configs are read again to go on with them and to evaluate them."""
+    del tiny.view_size
+    del tiny.profile
+    settings = configs.read_settings(tiny)
+    assert settings.view_size is None
+    assert settings.profile is False
