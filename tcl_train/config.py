@@ -7,7 +7,7 @@ worked out where it is built.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -51,7 +51,7 @@ class Settings:
     checkpoint: Mapping[str, Any]
     # Which runs of earlier versions do not say:
     profile: bool = False
-    view_size: int | Mapping[int, int] | None = None
+    view_size: int | Sequence[Sequence[int]] | Mapping[int, int] | None = None
 
     def __post_init__(self) -> None:
         checks.integer("seed", self.seed, at_least=0)

@@ -95,23 +95,27 @@ def warmup(step: int, warmup_steps: float) -> float:
     return 1.0 if step + 1 >= warmup_steps else (step + 1) / warmup_steps
 
 
-def by_epoch(name: str, given: int | Mapping[int, int] | None) -> Callable[[int], int | None]:
-    """A setting as a function of the epoch (0, 1, ...): one value for all, or {0: 24, 8: 32}, which
-    is 24 from epoch 0 on and 32 from epoch 8 on.
+def by_epoch(
+    name: str, given: int | Sequence[Sequence[int]] | Mapping[int, int] | None
+) -> Callable[[int], int | None]:
+    """A setting as a function of the epoch (0, 1, ...): one value for all, or [[0, 24], [8, 32]],
+    which is 24 from epoch 0 on and 32 from epoch 8 on. {0: 24, 8: 32} says the same, but can't be
+    replaced from the command line, since Hydra merges mappings.
 
     Raises:
         TypeError, ValueError: an epoch or a value is no whole number, or epoch 0 has no value.
     """
-    if not isinstance(given, Mapping):
+    if isinstance(given, str) or not isinstance(given, Mapping | Sequence):
         if given is not None:
             checks.integer(name, given, at_least=1)
         return lambda epoch: given  # noqa: ARG005
-    values = {
-        checks.integer(f"an epoch of {name}", epoch, at_least=0): checks.integer(
-            f"{name} from epoch {epoch} on", value, at_least=1
-        )
-        for epoch, value in given.items()
-    }
+    pairs = [*given.items()] if isinstance(given, Mapping) else given
+    values = {}
+    for pair in pairs:
+        if not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2:
+            raise ValueError(f"{name} must be pairs of [epoch, value], got {pair!r}")
+        epoch = checks.integer(f"an epoch of {name}", pair[0], at_least=0)
+        values[epoch] = checks.integer(f"{name} from epoch {epoch} on", pair[1], at_least=1)
     if 0 not in values:
-        raise ValueError(f"{name} must say what it is from epoch 0 on, got {dict(given)}")
+        raise ValueError(f"{name} must say what it is from epoch 0 on, got {given}")
     return lambda epoch: values[max(begin for begin in values if begin <= epoch)]

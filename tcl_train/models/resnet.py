@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from tcl_train import checks
 from tcl_train.models.encoder import Encoder
+from tcl_train.models.winograd import use_winograd
 
 STEMS = ("auto", "small", "patch", "imagenet")
 LARGEST_IMAGE_FOR_SMALL_STEM = 64
@@ -62,6 +63,7 @@ def _wide(name: str, image_size: int, stem: str) -> Encoder:
     if stem != "imagenet":
         encoder.conv1, encoder.maxpool = _stem(stem, encoder.conv1.out_channels)
         _initialise(encoder.conv1)
+    use_winograd(encoder)
     return encoder
 
 
@@ -140,6 +142,7 @@ class ThinResNet(Encoder):
         self.layer3 = self._stage(2 * width, 4 * width, blocks, stride=2)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         _initialise(self)
+        use_winograd(self)
 
     @staticmethod
     def _stage(in_channels: int, channels: int, blocks: int, *, stride: int) -> nn.Sequential:

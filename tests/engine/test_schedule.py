@@ -196,8 +196,9 @@ def test_one_value_is_for_all_epochs():
 
 
 def test_values_hold_from_their_epoch_on():
-    size = by_epoch("view_size", {3: 32, 0: 24})
-    assert [size(epoch) for epoch in range(6)] == [24, 24, 24, 32, 32, 32]
+    for pairs in ([[3, 32], [0, 24]], {3: 32, 0: 24}):
+        size = by_epoch("view_size", pairs)
+        assert [size(epoch) for epoch in range(6)] == [24, 24, 24, 32, 32, 32]
 
 
 @pytest.mark.parametrize(
@@ -209,6 +210,10 @@ def test_values_hold_from_their_epoch_on():
         ({1: 24}, ValueError, "from epoch 0 on"),
         ({0: 24, -1: 32}, ValueError, "an epoch of view_size"),
         ({0: 24, "a": 32}, TypeError, "epoch"),
+        ([0, 24], ValueError, "pairs"),
+        ([[0, 24, 32]], ValueError, "pairs"),
+        (["ab"], ValueError, "pairs"),
+        ([], ValueError, "from epoch 0 on"),
         ({0: -24}, ValueError, "view_size from epoch 0 on"),
     ],
 )
