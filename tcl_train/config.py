@@ -51,6 +51,7 @@ class Settings:
     checkpoint: Mapping[str, Any]
     # Which runs of earlier versions do not say:
     profile: bool = False
+    mirror_features: bool = False
     view_size: int | Sequence[Sequence[int]] | Mapping[int, int] | None = None
 
     def __post_init__(self) -> None:
@@ -67,6 +68,7 @@ class Settings:
         checks.boolean("random_encoder_baseline", self.random_encoder_baseline)
         checks.integer("log_every", self.log_every, at_least=1)
         checks.boolean("profile", self.profile)
+        checks.boolean("mirror_features", self.mirror_features)
         if not isinstance(self.checkpoint, Mapping):
             raise TypeError(f"checkpoint must hold every and keep, got {self.checkpoint!r}")
         checks.integer("checkpoint.every", self.checkpoint["every"], at_least=1)

@@ -45,6 +45,7 @@ def reevaluate(config: DictConfig, run_dir: RunDir) -> dict[str, Any]:
         runtime=runtime,
         seed=settings.seed,
         batch_size=settings.batch_size,
+        mirror_features=settings.mirror_features,
     )
     assert data.train is not None
     assert data.test is not None

@@ -195,6 +195,7 @@ def _measure(
         runtime=trainer.runtime,
         seed=settings.seed,
         batch_size=settings.batch_size,
+        mirror_features=settings.mirror_features,
     )
     own_top1 = classifier_top1(trainer.method, data, trainer.augment.normalize, trainer.runtime)
     return measures if own_top1 is None else {**measures, "classifier_top1": own_top1}

@@ -57,6 +57,7 @@ def test_settings_are_those_of_the_config(tiny: DictConfig) -> None:
         ("precision", "fp8", "auto, fp32, bf16, fp16"),
         ("compile", "no idea", "true or false"),
         ("random_encoder_baseline", 0, "true or false"),
+        ("mirror_features", "left", "true or false"),
         ("log_every", 0, ">= 1"),
         ("checkpoint.every", 0, ">= 1"),
         ("checkpoint.keep", 0, ">= 1"),

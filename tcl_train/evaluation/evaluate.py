@@ -10,7 +10,7 @@ from torch import nn
 from tcl_train.data.augment import Augment
 from tcl_train.data.augment.pipeline import Normalize
 from tcl_train.data.dataset import DataSet
-from tcl_train.evaluation.features import accuracy, apply_frozen, extract
+from tcl_train.evaluation.features import MirrorMean, accuracy, apply_frozen, extract
 from tcl_train.evaluation.knn import NEIGHBOURS, TEMPERATURE, knn_top1
 from tcl_train.evaluation.probe import Probe, ProbeInput
 from tcl_train.methods.method import Method
@@ -29,8 +29,10 @@ def evaluate(
     runtime: Runtime,
     seed: int,
     batch_size: int,
+    mirror_features: bool,
 ) -> dict[str, Any]:
-    """Linear probe and kNN of a frozen encoder, and the same probe of an untrained one beside it.
+    """Linear probe and kNN of a frozen encoder, and the same probe of an untrained one beside it;
+    with `mirror_features` all of :class:`MirrorMean` features.
 
     All accuracies are percent on the test split; None where the data set has no labels, and
     `random_encoder_top1` also where no untrained encoder is given.
@@ -42,6 +44,7 @@ def evaluate(
     def given(of: nn.Module) -> ProbeInput:
         assert data.train is not None
         assert data.test is not None
+        of = MirrorMean(of) if mirror_features else of
         return ProbeInput(
             encoder=of,
             train=extract(of, data.train, augment.normalize, runtime),
@@ -67,7 +70,7 @@ def evaluate(
         "top5": result.top5,
         "knn_top1": knn,
         "random_encoder_top1": random_top1,
-        "probe": dict(result.protocol),
+        "probe": {**result.protocol, "mirror_features": mirror_features},
         "knn": {"k": NEIGHBOURS, "temperature": TEMPERATURE, "similarity": "cosine"},
     }
 

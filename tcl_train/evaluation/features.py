@@ -26,6 +26,18 @@ class Features(NamedTuple):
     y_N: Tensor
 
 
+class MirrorMean(nn.Module):
+    """(N, 3, H, W) -> (N, D): the mean of an encoder's features of an image and of its mirror
+    image, for images whose class does not depend on left and right."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        return (self.encoder(x_NCHW) + self.encoder(x_NCHW.flip(3))) / 2
+
+
 @contextmanager
 def frozen(module: nn.Module) -> Iterator[None]:
     """Evaluation mode, without gradients; nothing in the module changes inside the block, batch

@@ -12,7 +12,7 @@ from tcl_train.losses import CrossEntropy
 from tcl_train.methods.cross_entropy import CrossEntropyClassifier
 
 
-def _evaluate(data, augment, encoder, untrained, runtime) -> dict:
+def _evaluate(data, augment, encoder, untrained, runtime, *, mirror_features=False) -> dict:
     return evaluate(
         encoder,
         untrained,
@@ -22,6 +22,7 @@ def _evaluate(data, augment, encoder, untrained, runtime) -> dict:
         runtime=runtime,
         seed=1,
         batch_size=32,
+        mirror_features=mirror_features,
     )
 
 
@@ -36,6 +37,25 @@ def test_measures_of_the_encoder_and_of_an_untrained_one(data, augment, encoder,
     assert measures["random_encoder_top1"] == pytest.approx(100 / 3)  # sees nothing: one class
     assert measures["knn"] == {"k": 20, "temperature": 0.07, "similarity": "cosine"}
     assert all(torch.equal(before[k], v) for k, v in encoder.state_dict().items())
+
+
+class LeftHalf(torch.nn.Module):
+    """Sees the left half of an image only."""
+
+    def forward(self, x_NCHW):
+        return x_NCHW[..., : x_NCHW.shape[3] // 2].mean((2, 3))
+
+
+def test_mirror_features_see_both_sides(data, augment, runtime) -> None:
+    """Of test images whose left half is grey, half an encoder can say nothing."""
+    data.test.images.images_NCHW[..., :3] = 100
+    alone = _evaluate(data, augment, LeftHalf(), None, runtime)
+    both = _evaluate(data, augment, LeftHalf(), None, runtime, mirror_features=True)
+    assert alone["top1"] == pytest.approx(100 / 3)
+    assert both["top1"] > 60
+    assert both["knn_top1"] > 60
+    assert not alone["probe"]["mirror_features"]
+    assert both["probe"]["mirror_features"]
 
 
 def test_without_an_untrained_encoder_its_measure_is_null(data, augment, encoder, runtime) -> None:

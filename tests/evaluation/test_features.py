@@ -5,7 +5,7 @@ import copy
 import torch
 from torch import nn
 
-from tcl_train.evaluation.features import accuracy, apply_frozen, extract, frozen
+from tcl_train.evaluation.features import MirrorMean, accuracy, apply_frozen, extract, frozen
 
 
 def test_features_come_in_the_order_of_the_images(data, augment, encoder, runtime) -> None:
@@ -53,3 +53,14 @@ def test_accuracy_counts_labels_among_the_best_scores() -> None:
     assert accuracy(score_NK, y_N) == 50
     assert accuracy(score_NK, y_N, top=2) == 75
     assert accuracy(score_NK, y_N, top=5) == 100  # fewer classes than five
+
+
+def test_mirror_means_do_not_know_left_from_right(encoder) -> None:
+    x_NCHW = torch.randn(4, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+    encoder.eval()
+    mirrored = MirrorMean(encoder)
+    with torch.no_grad():
+        means_ND = mirrored(x_NCHW)
+        torch.testing.assert_close(mirrored(x_NCHW.flip(3)), means_ND)
+        torch.testing.assert_close(2 * means_ND, encoder(x_NCHW) + encoder(x_NCHW.flip(3)))
+        assert not torch.allclose(means_ND, encoder(x_NCHW), rtol=0.01)
