@@ -222,9 +222,10 @@ def _cached_statistics(
 
 
 def _load_array(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
-    """None where it is not there or not whole."""
+    """None where it is not there or not whole. The file is mapped and read as images are used;
+    what is written to the array stays in memory."""
     try:
-        array = np.load(path)
+        array = np.load(path, mmap_mode="c")
     except (OSError, ValueError, EOFError):
         return None
     return array if array.shape == shape and array.dtype == np.uint8 else None
