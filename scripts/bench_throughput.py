@@ -2,12 +2,14 @@
 
     python scripts/bench_throughput.py --encoders resnet18 resnet20 --steps 3
 
-Measures blocks of a few steps, alternating in one process, in images a second (medians):
+Measures blocks of a few steps, in turn, in images a second (medians):
 
     encoder   forward, backward and optimiser step of the encoder alone, on views that are there
     step      tcl-train's whole step: data, augmentation, encoder, projector, loss, optimiser
     public    the pipeline that public code uses: torchvision transforms on Pillow images in two
-              loader workers, float32, the dense loss, channels-first
+              loader workers, float32, torch's own convolutions, channels-first, the dense loss
+
+Each has a process of its own, since how a process handles memory is for all that it does.
 
 Then one block of `step` is profiled: milliseconds of a step that each phase takes.
 
@@ -19,10 +21,13 @@ On a GPU the same command measures the GPU.
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import statistics
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import islice
+from multiprocessing.connection import Connection
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -30,6 +35,7 @@ from typing import Any
 import numpy as np
 import torch
 from bench_record import print_table, provenance, store
+from omegaconf import DictConfig
 from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
@@ -41,7 +47,8 @@ from tcl_train.data.dataset import DataSet, Split
 from tcl_train.data.images import ArrayImages
 from tcl_train.engine.profile import PHASES
 from tcl_train.losses.pair_loss import dense_pairs
-from tcl_train.runtime import Runtime, available_cpus
+from tcl_train.models.winograd import WinogradConv2d
+from tcl_train.runtime import Runtime, available_cpus, choose_device
 from tcl_train.train import build_trainer
 
 CLASSES = 100
@@ -65,9 +72,14 @@ def random_data(count: int) -> DataSet:
 Block = Callable[[int], None]  # carries out so many steps
 
 
-def encoder_alone(words: list[str], data: DataSet, runtime: Runtime) -> Block:  # noqa: ARG001
+def runtime_of(config: DictConfig) -> Runtime:
+    return Runtime(device=config.device, precision=config.precision, compile=False)
+
+
+def encoder_alone(words: list[str], data: DataSet) -> Block:  # noqa: ARG001
     """One forward and backward pass with an optimiser step, on the same views each time."""
     config = compose_run(words).config
+    runtime = runtime_of(config)
     encoder = configs.build_encoder(config, image_size=32)
     runtime.prepare(encoder, encoder)
     optimizer = torch.optim.SGD(encoder.parameters(), lr=0.01, momentum=0.9)
@@ -83,9 +95,10 @@ def encoder_alone(words: list[str], data: DataSet, runtime: Runtime) -> Block:  
     return block
 
 
-def whole_step(words: list[str], data: DataSet, runtime: Runtime) -> Block:
+def whole_step(words: list[str], data: DataSet) -> Block:
     """tcl-train's steps, data included."""
     config = compose_run(words).config
+    runtime = runtime_of(config)
     settings = configs.read_settings(config)
     loss = configs.build_loss(config)
     trainer = build_trainer(config, settings, loss=loss, data=data, runtime=runtime)
@@ -124,13 +137,16 @@ class PillowViews(Dataset):
         return self.transform(image), self.transform(image), self.labels_N[i]
 
 
-def public_step(words: list[str], data: DataSet, runtime: Runtime) -> Block:
+def public_step(words: list[str], data: DataSet) -> Block:
     """The same steps put together as public code does."""
     config = compose_run(words).config
+    device = choose_device(config.device)
     encoder = configs.build_encoder(config, image_size=32)
     projector = configs.build_projector(config, feature_dim=encoder.feature_dim)
-    model = nn.Sequential(encoder, projector)
-    model.to(runtime.device)
+    model = nn.Sequential(encoder, projector).to(device)
+    for module in model.modules():
+        if type(module) is WinogradConv2d:
+            module.__class__ = nn.Conv2d
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
     loader = DataLoader(
         PillowViews(data),
@@ -143,7 +159,7 @@ def public_step(words: list[str], data: DataSet, runtime: Runtime) -> Block:
     def block(steps: int) -> None:
         assert steps == len(loader)  # so that no worker is left at work
         for batch in loader:
-            first, second, labels_B = (x.to(runtime.device) for x in batch)
+            first, second, labels_B = (x.to(device) for x in batch)
             z_ND = model(torch.cat([first, second]))
             loss = public_supcon(nn.functional.normalize(z_ND), labels_B.repeat(2))
             optimizer.zero_grad()
@@ -185,6 +201,36 @@ def phases_of(block: Block, steps: int, device: torch.device) -> dict[str, float
 KINDS = {"encoder": encoder_alone, "step": whole_step, "public": public_step}
 
 
+class Bench:
+    """One kind, in a process of its own that waits between its turns."""
+
+    def __init__(self, kind: str, words: list[str], steps: int, batch_size: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.connection, other = context.Pipe()
+        args = (kind, words, steps, batch_size, other)
+        self.process = context.Process(target=serve, args=args)
+        self.process.start()
+
+    def ask(self, what: str) -> Any:
+        """`seconds` of a block, or its `phases`."""
+        self.connection.send(what)
+        return self.connection.recv()
+
+    def end(self) -> None:
+        self.connection.close()
+        self.process.join()
+
+
+def serve(kind: str, words: list[str], steps: int, batch_size: int, connection: Connection) -> None:
+    """Answers a :class:`Bench`."""
+    block = KINDS[kind](words, random_data(steps * batch_size))
+    device = choose_device(compose_run(words).config.device)
+    answers = {"seconds": seconds_of, "phases": phases_of}
+    with suppress(EOFError):
+        while True:
+            connection.send(answers[connection.recv()](block, steps, device))
+
+
 def measure(encoder: str, given: argparse.Namespace, runtime: Runtime) -> dict[str, Any]:
     words = [
         "dataset=cifar100",
@@ -194,14 +240,16 @@ def measure(encoder: str, given: argparse.Namespace, runtime: Runtime) -> dict[s
         f"device={given.device}",
         f"precision={given.precision}",
     ]
-    data = random_data(given.steps * given.batch_size)
-    blocks = {kind: KINDS[kind](words, data, runtime) for kind in given.kinds}
-    times: dict[str, list[float]] = {kind: [] for kind in blocks}
+    benches = {kind: Bench(kind, words, given.steps, given.batch_size) for kind in given.kinds}
+    times: dict[str, list[float]] = {kind: [] for kind in benches}
     for turn in range(given.turns + 1):
-        for kind, block in blocks.items():
-            seconds = seconds_of(block, given.steps, runtime.device)
+        for kind, bench in benches.items():
+            seconds = bench.ask("seconds")
             if turn:  # the first is for warming up
                 times[kind].append(seconds)
+    phases = benches["step"].ask("phases") if "step" in benches else {}
+    for bench in benches.values():
+        bench.end()
     images = given.steps * given.batch_size
     speed = {kind: images / statistics.median(seconds) for kind, seconds in times.items()}
     row: dict[str, Any] = {
@@ -215,9 +263,7 @@ def measure(encoder: str, given: argparse.Namespace, runtime: Runtime) -> dict[s
         row["step / encoder"] = speed["step"] / speed["encoder"]
     if "public" in speed and "step" in speed:
         row["step / public"] = speed["step"] / speed["public"]
-    if "step" in blocks:
-        row |= phases_of(blocks["step"], given.steps, runtime.device)
-    return row
+    return row | phases
 
 
 def main() -> None:
