@@ -3,11 +3,6 @@
 An encoder is a module (N, 3, H, W) -> (N, feature_dim) with an attribute `feature_dim`. The wide
 ones are torchvision's own classes with another stem and without the classifier, so that their
 state dicts have torchvision's keys.
-
-Stems: `imagenet` is 7x7, stride 2, then a 3x3 max-pool with stride 2; `small` is 3x3, stride 1,
-no pool, for small images; `patch` is 4x4, stride 2, no pool, for small images and little time: all
-that follows costs a quarter of what it does after `small`. `auto` takes `small` for images up to
-64 pixels, else `imagenet`.
 """
 
 from __future__ import annotations
@@ -17,30 +12,8 @@ from torch import Tensor, nn
 
 from tcl_train import checks
 from tcl_train.models.encoder import Encoder
+from tcl_train.models.stem import build_stem, choose_stem
 from tcl_train.models.winograd import use_winograd
-
-STEMS = ("auto", "small", "patch", "imagenet")
-LARGEST_IMAGE_FOR_SMALL_STEM = 64
-
-
-def choose_stem(stem: str, image_size: int) -> str:
-    """`small`, `patch` or `imagenet`."""
-    checks.one_of("stem", stem, STEMS)
-    if stem != "auto":
-        return stem
-    return "small" if image_size <= LARGEST_IMAGE_FOR_SMALL_STEM else "imagenet"
-
-
-def _stem(stem: str, channels: int) -> tuple[nn.Conv2d, nn.Module]:
-    """The first convolution and what pools after it."""
-    if stem == "small":
-        return nn.Conv2d(3, channels, 3, stride=1, padding=1, bias=False), nn.Identity()
-    if stem == "patch":
-        return nn.Conv2d(3, channels, 4, stride=2, padding=1, bias=False), nn.Identity()
-    return (
-        nn.Conv2d(3, channels, 7, stride=2, padding=3, bias=False),
-        nn.MaxPool2d(3, stride=2, padding=1),
-    )
 
 
 def _initialise(module: nn.Module) -> None:
@@ -61,7 +34,8 @@ def _wide(name: str, image_size: int, stem: str) -> Encoder:
     encoder.feature_dim = encoder.fc.in_features
     encoder.fc = nn.Identity()
     if stem != "imagenet":
-        encoder.conv1, encoder.maxpool = _stem(stem, encoder.conv1.out_channels)
+        channels = encoder.conv1.out_channels
+        encoder.conv1, encoder.bn1, encoder.maxpool = build_stem(stem, image_size, channels)
         _initialise(encoder.conv1)
     use_winograd(encoder)
     return encoder
@@ -101,6 +75,21 @@ class PaddedShortcut(nn.Module):
         return F.pad(x_NCHW[:, :, ::2, ::2], (0, 0, 0, 0, 0, self.extra_channels))
 
 
+class PooledShortcut(nn.Sequential):
+    """The mean of 2 x 2 pixels, then a 1x1 convolution and its normalisation: it loses no pixel, as
+    a 1x1 convolution with stride 2 does. He et al. 2019, "Bag of Tricks" (ResNet-D)."""
+
+    def __init__(self, in_channels: int, channels: int) -> None:
+        super().__init__(
+            nn.AvgPool2d(2, ceil_mode=True),
+            nn.Conv2d(in_channels, channels, 1, bias=False),
+            nn.BatchNorm2d(channels),
+        )
+
+
+SHORTCUTS = ("pad", "pool")
+
+
 class ThinBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut; names are those of torchvision's basic block."""
 
@@ -127,14 +116,21 @@ class ThinBlock(nn.Module):
 
 class ThinResNet(Encoder):
     """6n + 2 layers: a stem, three stages of n basic blocks with `width`, 2 `width` and 4 `width`
-    channels, and a global mean. Source: He et al. 2016, section 4.2."""
+    channels, and a global mean. Source: He et al. 2016, section 4.2.
 
-    def __init__(self, depth: int, *, image_size: int, stem: str, width: int) -> None:
+    shortcut: what leads to the second and the third stage, `pad` (:class:`PaddedShortcut`, as
+    published) or `pool` (:class:`PooledShortcut`).
+    """
+
+    def __init__(
+        self, depth: int, *, image_size: int, stem: str, width: int, shortcut: str
+    ) -> None:
         super().__init__()
         checks.integer("width", width, at_least=1)
+        checks.one_of("shortcut", shortcut, SHORTCUTS)
+        self.shortcut = shortcut
         self.feature_dim = 4 * width
-        self.conv1, self.maxpool = _stem(choose_stem(stem, image_size), width)
-        self.bn1 = nn.BatchNorm2d(width)
+        self.conv1, self.bn1, self.maxpool = build_stem(stem, image_size, width)
         self.relu = nn.ReLU(inplace=True)
         blocks = (depth - 2) // 6
         self.layer1 = self._stage(width, width, blocks, stride=1)
@@ -144,9 +140,12 @@ class ThinResNet(Encoder):
         _initialise(self)
         use_winograd(self)
 
-    @staticmethod
-    def _stage(in_channels: int, channels: int, blocks: int, *, stride: int) -> nn.Sequential:
-        shortcut = PaddedShortcut(channels - in_channels) if stride != 1 else None
+    def _stage(self, in_channels: int, channels: int, blocks: int, *, stride: int) -> nn.Sequential:
+        shortcut: nn.Module | None = None
+        if stride != 1 and self.shortcut == "pool":
+            shortcut = PooledShortcut(in_channels, channels)
+        elif stride != 1:
+            shortcut = PaddedShortcut(channels - in_channels)
         first = ThinBlock(in_channels, channels, stride, shortcut)
         return nn.Sequential(first, *(ThinBlock(channels, channels) for _ in range(blocks - 1)))
 
@@ -156,21 +155,29 @@ class ThinResNet(Encoder):
         return self.avgpool(x_NCHW).flatten(1)
 
 
-def resnet8(image_size: int, *, stem: str = "auto", width: int = 16) -> Encoder:
+def resnet8(
+    image_size: int, *, stem: str = "auto", width: int = 16, shortcut: str = "pad"
+) -> Encoder:
     """Thin ResNet-8; 4 `width` features."""
-    return ThinResNet(8, image_size=image_size, stem=stem, width=width)
+    return ThinResNet(8, image_size=image_size, stem=stem, width=width, shortcut=shortcut)
 
 
-def resnet20(image_size: int, *, stem: str = "auto", width: int = 16) -> Encoder:
+def resnet20(
+    image_size: int, *, stem: str = "auto", width: int = 16, shortcut: str = "pad"
+) -> Encoder:
     """Thin ResNet-20; 4 `width` features."""
-    return ThinResNet(20, image_size=image_size, stem=stem, width=width)
+    return ThinResNet(20, image_size=image_size, stem=stem, width=width, shortcut=shortcut)
 
 
-def resnet32(image_size: int, *, stem: str = "auto", width: int = 16) -> Encoder:
+def resnet32(
+    image_size: int, *, stem: str = "auto", width: int = 16, shortcut: str = "pad"
+) -> Encoder:
     """Thin ResNet-32; 4 `width` features."""
-    return ThinResNet(32, image_size=image_size, stem=stem, width=width)
+    return ThinResNet(32, image_size=image_size, stem=stem, width=width, shortcut=shortcut)
 
 
-def resnet56(image_size: int, *, stem: str = "auto", width: int = 16) -> Encoder:
+def resnet56(
+    image_size: int, *, stem: str = "auto", width: int = 16, shortcut: str = "pad"
+) -> Encoder:
     """Thin ResNet-56; 4 `width` features."""
-    return ThinResNet(56, image_size=image_size, stem=stem, width=width)
+    return ThinResNet(56, image_size=image_size, stem=stem, width=width, shortcut=shortcut)

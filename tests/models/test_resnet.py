@@ -11,7 +11,8 @@ import torchvision
 from torch import nn
 
 from tcl_train import models
-from tcl_train.models.resnet import PaddedShortcut, choose_stem
+from tcl_train.models.resnet import PaddedShortcut
+from tcl_train.models.stem import choose_stem
 
 WIDE = {"resnet18": 512, "resnet34": 512, "resnet50": 2048, "resnet101": 2048}
 THIN = {"resnet8": 8, "resnet20": 20, "resnet32": 32, "resnet56": 56}
@@ -158,6 +159,30 @@ def test_blocks_of_the_thin_encoders_start_from_their_input():
     assert torch.equal(encoder.layer2[0](x_NCHW), expected)
 
 
+def test_the_pooled_shortcut_is_the_normalised_projection_of_means():
+    encoder = build("resnet8", width=4, shortcut="pool")
+    block = encoder.layer2[0]
+    nn.init.zeros_(block.bn2.weight)
+    x_NCHW = images(6, n=8).abs().repeat(1, 2, 1, 1)[:, :4]
+    mean_NCHW = x_NCHW.view(8, 4, 3, 2, 3, 2).mean((3, 5))
+    projected_NCHW = torch.einsum("nchw,oc->nohw", mean_NCHW, block.downsample[1].weight[..., 0, 0])
+    expected = (projected_NCHW - projected_NCHW.mean((0, 2, 3), keepdim=True)) / (
+        projected_NCHW.var((0, 2, 3), correction=0, keepdim=True) + 1e-5
+    ).sqrt()
+    torch.testing.assert_close(block(x_NCHW), expected.relu())
+
+
+@pytest.mark.parametrize("size", [8, 9, 24, 31])
+def test_pooled_shortcuts_fit_images_of_any_size(size):
+    encoder = build("resnet8", shortcut="pool", device="meta")
+    assert shape_of_features(encoder, size) == (2, 64)
+
+
+def test_an_unknown_shortcut_is_refused():
+    with pytest.raises(ValueError, match="shortcut must be one of pad, pool, got 'conv'"):
+        build("resnet8", shortcut="conv")
+
+
 # ------------------------------------------------------------------ every encoder
 
 
@@ -186,6 +211,9 @@ def test_features_tell_images_apart(name):
         ("resnet18", "imagenet", [16, 8, 4, 2, 1]),
         ("resnet8", "small", [32, 32, 16, 8]),
         ("resnet8", "imagenet", [16, 8, 4, 2]),
+        ("resnet18", "patch", [16, 16, 8, 4, 2]),
+        ("resnet8", "cosine", [16, 16, 8, 4]),
+        ("resnet18", "cosine", [16, 16, 8, 4, 2]),
     ],
 )
 def test_the_stem_decides_how_far_the_image_shrinks(name, stem, sizes):
@@ -225,17 +253,11 @@ def test_auto_takes_the_small_stem_up_to_64_pixels(size, stem):
         assert encoder.conv1.kernel_size == ((3, 3) if stem == "small" else (7, 7))
 
 
-@pytest.mark.parametrize("stem", ["small", "imagenet"])
-@pytest.mark.parametrize("size", [8, 224])
-def test_a_stem_that_is_named_is_taken_whatever_the_size(stem, size):
-    assert choose_stem(stem, size) == stem
-
-
 @pytest.mark.parametrize("name", ONE_OF_EACH)
 @pytest.mark.parametrize("stem", ["big", "", None, 3])
 def test_an_unknown_stem_is_refused(name, stem):
     with pytest.raises(
-        ValueError, match="stem must be one of auto, small, patch, imagenet, got"
+        ValueError, match="stem must be one of auto, small, patch, cosine, imagenet, got"
     ) as caught:
         build(name, stem=stem, device="meta")
     assert repr(stem) in str(caught.value)
