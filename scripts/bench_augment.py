@@ -29,7 +29,7 @@ from tcl_train import config as configs
 from tcl_train.compose import compose_run
 from tcl_train.data.dataset import DataSet, Split
 from tcl_train.data.images import ArrayImages
-from tcl_train.runtime import keep_freed_memory
+from tcl_train.memory import ask_for_huge_pages, keep_freed_memory
 
 PRESETS = ["simaug", "autoaugment", "randaugment", "crop_flip"]
 PRESETS += ["trivialaugment", "byol", "stacked_randaugment"]
@@ -142,7 +142,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("results/bench_augment.csv"))
     given = parser.parse_args()
     torch.set_num_threads(1)
-    keep_freed_memory()  # as a run does
+    ask_for_huge_pages()  # this and the next as a run does
+    keep_freed_memory()
     data = random_data(given.batch_size, given.size)
     rows = [measure(preset, data, given.turns) for preset in given.presets]
     print_table(rows)

@@ -47,6 +47,7 @@ from tcl_train.data.dataset import DataSet, Split
 from tcl_train.data.images import ArrayImages
 from tcl_train.engine.profile import PHASES
 from tcl_train.losses.pair_loss import dense_pairs
+from tcl_train.memory import ask_for_huge_pages
 from tcl_train.models.winograd import WinogradConv2d
 from tcl_train.runtime import Runtime, available_cpus, choose_device
 from tcl_train.train import build_trainer
@@ -223,6 +224,8 @@ class Bench:
 
 def serve(kind: str, words: list[str], steps: int, batch_size: int, connection: Connection) -> None:
     """Answers a :class:`Bench`."""
+    if kind != "public":
+        ask_for_huge_pages()  # as the command does
     block = KINDS[kind](words, random_data(steps * batch_size))
     device = choose_device(compose_run(words).config.device)
     answers = {"seconds": seconds_of, "phases": phases_of}

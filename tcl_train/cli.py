@@ -14,6 +14,7 @@ from types import FrameType
 
 from tcl_train import __version__
 from tcl_train.errors import Interrupted, RequestError, TrainingError
+from tcl_train.memory import ask_for_huge_pages
 
 CFG_KINDS = ("job", "hydra", "all")
 PRINTING_FLAGS = ("--cfg", "-c", "--info", "-i", "--hydra-help", "--shell-completion", "-sc")
@@ -32,6 +33,7 @@ def main_eval(words: Sequence[str] | None = None) -> int:
 def _guarded(name: str, command: Callable[[list[str]], int], words: list[str]) -> int:
     """Every failure is one line on standard error and an exit status."""
     before = signal.signal(signal.SIGTERM, _raise_interrupted)
+    ask_for_huge_pages()
     try:
         return command(words)
     except (RequestError, TrainingError, Interrupted) as error:

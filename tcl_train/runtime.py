@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
-import platform
 import signal
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -17,6 +15,7 @@ from torch import Tensor, nn
 from torch.profiler import record_function
 
 from tcl_train.errors import Interrupted, RequestError
+from tcl_train.memory import keep_freed_memory
 
 log = logging.getLogger(__name__)
 
@@ -114,25 +113,6 @@ def cpu_computes_in_bf16() -> bool:
     from torch import cpu
 
     return cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported()
-
-
-# Of glibc's malloc.h.
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
-
-
-def keep_freed_memory() -> bool:
-    """Has glibc keep freed memory for the next tensor instead of giving it back to the system;
-    whether that could be set.
-
-    A training step frees and asks again for tensors of many megabytes. By default each comes as
-    new pages, which the kernel clears one by one when they are first touched, and that can take
-    longer than what is then computed. The price: the process holds the most that it ever used, and
-    somewhat more, since blocks of different sizes leave gaps.
-    """
-    if platform.libc_ver()[0] != "glibc":
-        return False
-    mallopt = ctypes.CDLL(None).mallopt
-    return bool(mallopt(_M_MMAP_MAX, 0) and mallopt(_M_TRIM_THRESHOLD, -1))
 
 
 def available_cpus() -> int:

@@ -29,6 +29,7 @@ FORBIDDEN = {
     "evaluation": COMMANDS,
     "checks": {"*"},
     "errors": {"*"},
+    "memory": {"*"},
     "randomness": {"*"},
 }
 

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import os
-import platform
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -52,38 +49,6 @@ def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch, 
     machine(monkeypatch)
     with pytest.raises(RequestError, match=f"device={name}: there is none .*give cpu"):
         choose_device(name)
-
-
-# ------------------------------------------------------------------ memory
-
-
-NEW_PAGES_OF_A_LATER_TENSOR = """
-import resource, sys, torch
-from tcl_train.runtime import Runtime
-if sys.argv[1] == "kept":
-    Runtime(device="cpu", precision="fp32", compile=False)
-for _ in range(20):
-    torch.ones(2**24)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-torch.ones(2**24)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-"""
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told so")
-def test_on_a_cpu_freed_memory_serves_the_next_tensor() -> None:
-    """64 MiB would be 16,384 pages of 4 KiB, or 32 of 2 MiB where the kernel gives such."""
-
-    def new_pages(memory: str) -> int:
-        command = [sys.executable, "-c", NEW_PAGES_OF_A_LATER_TENSOR, memory]
-        return int(subprocess.run(command, capture_output=True, check=True).stdout)
-
-    assert new_pages("kept") < 16 < new_pages("given back")
-
-
-def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
-    assert not module.keep_freed_memory()
 
 
 # ------------------------------------------------------------------ precision
