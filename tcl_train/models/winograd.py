@@ -14,8 +14,8 @@ channels swapped. The gradient by the filters is the adjoint of the equation:
 
     dw = G^T [(B^T x B) * (A dy A^T)] G, summed over the tiles
 
-Rounding errors are some three times those of the direct form, 1e-5 of a standard deviation of the
-outputs; training computes in far less precision on other devices.
+Rounding errors are two to three times those of the direct form, some 1e-5 of a standard deviation
+of the outputs; training computes in far less precision on other devices.
 
 Dimensions in names: N images, H rows, W columns, C channels in, O channels out, R and S rows and
 columns of tiles, I and J the two axes within a tile, K those two as one, T tiles, X any others.
@@ -114,12 +114,13 @@ class _Matrices(NamedTuple):
 @cache
 def matrices(m: int) -> _Matrices:
     """Evaluation of polynomials at the points, and its transposed inverse."""
-    points = torch.tensor(POINTS[: m + 1], dtype=torch.float64)
+    cpu = torch.device("cpu")  # whatever the default is
+    points = torch.tensor(POINTS[: m + 1], dtype=torch.float64, device=cpu)
 
     def values(coefficients: int) -> Tensor:
         """At each point, from the coefficients; at infinity it is the leading one."""
-        at_infinity = F.one_hot(torch.tensor([coefficients - 1]), coefficients)
-        return torch.cat([points[:, None] ** torch.arange(coefficients), at_infinity])
+        at_infinity = F.one_hot(torch.tensor([coefficients - 1], device=cpu), coefficients)
+        return torch.cat([points[:, None] ** torch.arange(coefficients, device=cpu), at_infinity])
 
     return _Matrices(
         inputs=torch.linalg.inv(values(m + 2)).T.float().contiguous(),
@@ -140,15 +141,21 @@ def _on_both_axes(matrix_JI: Tensor, x: Tensor, between: Tensor, out: Tensor) ->
 
 
 class _Grid:
-    """How images of H x W fall into tiles, and how many images are transformed at a time."""
+    """How images fall into tiles, and how many images are transformed at a time.
 
-    def __init__(self, images: int, height: int, width: int, channels: int) -> None:
-        self.images, self.height, self.width = images, height, width
+    channels: the most that any image has on its way.
+    """
+
+    def __init__(self, x_NCHW: Tensor, channels: int) -> None:
+        self.images, _, height, width = x_NCHW.shape
+        self.height, self.width = height, width
+        self.new_empty, self.new_zeros = x_NCHW.new_empty, x_NCHW.new_zeros
         self.m = min(TILE_SIDES, key=lambda m: -(-height // m) * -(-width // m) * (m + 2) ** 2)
         self.rows, self.columns = -(-height // self.m), -(-width // self.m)
         self.points = (self.m + 2) ** 2
         tiles = SCRATCH_BYTES * torch.get_num_threads() / (4 * self.points * channels)
-        self.at_a_time = min(images, 1 + int(max(tiles, FEWEST_TILES)) // self.tiles(1))
+        enough = 1 + int(max(tiles, FEWEST_TILES)) // self.tiles(1)
+        self.at_a_time = max(1, min(self.images, enough))
 
     def tiles(self, images: int) -> int:
         return images * self.rows * self.columns
@@ -159,12 +166,12 @@ class _Grid:
 
     def scratch(self, channels: int) -> Tensor:
         """Space for the transformed tiles of a chunk."""
-        return torch.empty(self.points * self.tiles(self.at_a_time) * channels)
+        return self.new_empty(self.points * self.tiles(self.at_a_time) * channels)
 
     def frame(self, channels: int, *, border: int) -> Tensor:
         """Zeros, in which a chunk's images of H x W lie inside a border, N R C."""
         height, width = self.rows * self.m + 2 * border, self.columns * self.m + 2 * border
-        return torch.zeros(self.at_a_time, height, width, channels)
+        return self.new_zeros(self.at_a_time, height, width, channels)
 
     def fill(self, frame_NHWC: Tensor, x_NCHW: Tensor, *, border: int) -> Tensor:
         """Puts images into a frame; the part of it that holds them, with the border."""
@@ -198,15 +205,16 @@ def _convolve(x_NCHW: Tensor, w_OC33: Tensor) -> Tensor:
     """The 3x3 convolution with a border of zeros; (N, O, H, W) in channels-last order."""
     n, c, height, width = x_NCHW.shape
     o = len(w_OC33)
-    grid = _Grid(n, height, width, max(c, o))
+    grid = _Grid(x_NCHW, max(c, o))
     m, points = grid.m, grid.points
     b, g, a = matrices(m)
-    w_KCO = torch.empty(points, c, o)
+    w_KCO = grid.new_empty(points, c, o)
     filters = w_OC33.permute(2, 3, 1, 0).contiguous()
-    _on_both_axes(g, filters.view(-1), torch.empty((m + 2) * 3 * c * o), w_KCO.view(-1))
+    between = grid.new_empty((m + 2) * 3 * c * o)
+    _on_both_axes(g, filters.view(-1), between, w_KCO.view(-1))
     frame_NHWC = grid.frame(c, border=1)
     one, two = grid.scratch(max(c, o)), grid.scratch(max(c, o))
-    y_NHWO = torch.empty(n, grid.rows * m, grid.columns * m, o)
+    y_NHWO = grid.new_empty(n, grid.rows * m, grid.columns * m, o)
     for chunk in grid.chunks():
         x_KTC = grid.inputs(grid.fill(frame_NHWC, x_NCHW[chunk], border=1), out=one)
         _on_both_axes(b, x_KTC, two[: x_KTC.numel()], x_KTC)
@@ -222,14 +230,13 @@ def _convolve(x_NCHW: Tensor, w_OC33: Tensor) -> Tensor:
 
 def _gradient_by_filters(x_NCHW: Tensor, dy_NOHW: Tensor) -> Tensor:
     """(O, C, 3, 3), summed over images and positions."""
-    n, c, height, width = x_NCHW.shape
-    o = dy_NOHW.shape[1]
-    grid = _Grid(n, height, width, max(c, o))
+    c, o = x_NCHW.shape[1], dy_NOHW.shape[1]
+    grid = _Grid(x_NCHW, max(c, o))
     m, points = grid.m, grid.points
     b, g, a = matrices(m)
     x_frame_NHWC, dy_frame_NHWO = grid.frame(c, border=1), grid.frame(o, border=0)
     one, two, between = grid.scratch(c), grid.scratch(o), grid.scratch(max(c, o))
-    dw_KCO = torch.zeros(points, c, o)
+    dw_KCO = grid.new_zeros(points, c, o)
     for chunk in grid.chunks():
         x_KTC = grid.inputs(grid.fill(x_frame_NHWC, x_NCHW[chunk], border=1), out=one)
         _on_both_axes(b, x_KTC, between[: x_KTC.numel()], x_KTC)
@@ -241,8 +248,8 @@ def _gradient_by_filters(x_NCHW: Tensor, dy_NOHW: Tensor) -> Tensor:
         _on_both_axes(a.T.contiguous(), dy_IJTO, between[: (m + 2) * m * tiles * o], dy_KTO)
         x_KCT = x_KTC.view(points, tiles, c).transpose(1, 2)
         dw_KCO.baddbmm_(x_KCT, dy_KTO.view(points, tiles, o))
-    dw_33CO = torch.empty(3, 3, c, o)
-    between = torch.empty(3 * (m + 2) * c * o)
+    dw_33CO = grid.new_empty(3, 3, c, o)
+    between = grid.new_empty(3 * (m + 2) * c * o)
     _on_both_axes(g.T.contiguous(), dw_KCO.view(-1), between, dw_33CO.view(-1))
     return dw_33CO.permute(3, 2, 0, 1)
 

@@ -86,6 +86,24 @@ def test_the_order_of_memory_changes_nothing_and_outputs_are_channels_last():
     assert y.is_contiguous(memory_format=last)
 
 
+def test_no_images_have_no_outputs_and_a_gradient_of_zero():
+    x, w = draw(0, 128, 8, 8), draw(128, 128, 3, 3)
+    assert OPERATORS.winograd(x, w).shape == (0, 128, 8, 8)
+    assert not OPERATORS.winograd_filters(x, x).any()
+
+
+def test_the_default_device_and_type_do_not_matter():
+    x, w = draw(2, 128, 8, 8), draw(128, 128, 3, 3)
+    expected = OPERATORS.winograd(x, w)
+    matrices.cache_clear()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            assert OPERATORS.winograd(x, w).equal(expected)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def test_only_the_gradients_that_are_asked_for_are_computed():
     module = WinogradConv2d(128, 128, 3, padding=1, bias=False)
     module(draw(1, 128, 4, 4)).sum().backward()
