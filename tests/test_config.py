@@ -121,7 +121,7 @@ def test_a_classifier_needs_labels_and_one_view_is_enough(
             lambda config: configs.build_encoder(config, image_size=8),
             "encoder.stem",
             "big",
-            "encoder: stem must be one of auto, small, patch, imagenet, got 'big'",
+            "encoder: stem must be one of auto, small, patch, cosine, imagenet, got 'big'",
         ),
     ],
 )
@@ -244,6 +244,8 @@ def test_runs_of_earlier_versions_say_less(tiny: DictConfig) -> None:
     """Their configs are read again to go on with them and to evaluate them."""
     del tiny.view_size
     del tiny.profile
+    del tiny.mirror_features
     settings = configs.read_settings(tiny)
     assert settings.view_size is None
     assert settings.profile is False
+    assert settings.mirror_features is False
