@@ -76,8 +76,9 @@ class PaddedShortcut(nn.Module):
 
 
 class PooledShortcut(nn.Sequential):
-    """The mean of 2 x 2 pixels, then a 1x1 convolution and its normalisation: it loses no pixel, as
-    a 1x1 convolution with stride 2 does. He et al. 2019, "Bag of Tricks" (ResNet-D)."""
+    """The mean of 2 x 2 pixels, then a 1x1 convolution and its normalisation: it uses
+    every pixel, unlike a 1x1 convolution with stride 2. He et al. 2019, "Bag of Tricks"
+    (ResNet-D)."""
 
     def __init__(self, in_channels: int, channels: int) -> None:
         super().__init__(

@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, library, nn
 from torch.autograd.function import once_differentiable
 
 POINTS = (0.0, 1.0, -1.0, 0.5, -2.0)  # of the interpolation, and infinity
@@ -234,6 +234,7 @@ def _gradient_by_filters(x_NCHW: Tensor, dy_NOHW: Tensor) -> Tensor:
     grid = _Grid(x_NCHW, max(c, o))
     m, points = grid.m, grid.points
     b, g, a = matrices(m)
+    adjoint_of_a, adjoint_of_g = a.T.contiguous(), g.T.contiguous()
     x_frame_NHWC, dy_frame_NHWO = grid.frame(c, border=1), grid.frame(o, border=0)
     one, two, between = grid.scratch(c), grid.scratch(o), grid.scratch(max(c, o))
     dw_KCO = grid.new_zeros(points, c, o)
@@ -245,18 +246,18 @@ def _gradient_by_filters(x_NCHW: Tensor, dy_NOHW: Tensor) -> Tensor:
         dy_IJTO = two[: m * m * tiles * o]
         dy_IJTO.view(dy.shape).copy_(dy)
         dy_KTO = two[: points * tiles * o]
-        _on_both_axes(a.T.contiguous(), dy_IJTO, between[: (m + 2) * m * tiles * o], dy_KTO)
+        _on_both_axes(adjoint_of_a, dy_IJTO, between[: (m + 2) * m * tiles * o], dy_KTO)
         x_KCT = x_KTC.view(points, tiles, c).transpose(1, 2)
         dw_KCO.baddbmm_(x_KCT, dy_KTO.view(points, tiles, o))
     dw_33CO = grid.new_empty(3, 3, c, o)
     between = grid.new_empty(3 * (m + 2) * c * o)
-    _on_both_axes(g.T.contiguous(), dw_KCO.view(-1), between, dw_33CO.view(-1))
+    _on_both_axes(adjoint_of_g, dw_KCO.view(-1), between, dw_33CO.view(-1))
     return dw_33CO.permute(3, 2, 0, 1)
 
 
 # As operators they stay whole under torch.compile and have shapes for tensors without values.
-# (`torch.library.custom_op` would do both, and load the compiler at the start of every run.)
-_LIBRARY = torch.library.Library("tcl_train", "DEF")
+# (A `custom_op` would do both, and load the compiler at the start of every run.)
+_LIBRARY = library.Library("tcl_train", "DEF")
 _LIBRARY.define("winograd(Tensor x, Tensor w) -> Tensor")
 _LIBRARY.define("winograd_filters(Tensor x, Tensor dy) -> Tensor")
 _LIBRARY.impl("winograd", _convolve, "CPU")

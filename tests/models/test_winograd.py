@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import library, nn
 
 from tcl_train import models
 from tcl_train.models import winograd
@@ -203,7 +203,7 @@ def test_the_shapes_without_values_are_those_of_the_operators(size):
     checks = ("test_schema", "test_faketensor")
     x, w, dy = draw(2, 64, *size), draw(128, 64, 3, 3), draw(2, 128, *size)
     for operator, given in ((OPERATORS.winograd, (x, w)), (OPERATORS.winograd_filters, (x, dy))):
-        torch.library.opcheck(operator.default, given, test_utils=checks)
+        library.opcheck(operator.default, given, test_utils=checks)
 
 
 def test_a_compiled_module_computes_the_same():
