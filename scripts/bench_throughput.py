@@ -45,7 +45,7 @@ from tcl_train import config as configs
 from tcl_train.compose import compose_run
 from tcl_train.data.dataset import DataSet, Split
 from tcl_train.data.images import ArrayImages
-from tcl_train.engine.profile import PHASES
+from tcl_train.engine.profile import PHASES, profiler
 from tcl_train.losses.pair_loss import dense_pairs
 from tcl_train.memory import ask_for_huge_pages
 from tcl_train.models.winograd import WinogradConv2d
@@ -190,9 +190,9 @@ def seconds_of(block: Block, steps: int, device: torch.device) -> float:
 
 def phases_of(block: Block, steps: int, device: torch.device) -> dict[str, float]:
     """Milliseconds a step of each phase, of the GPU where there is one."""
-    with torch.profiler.profile() as profiler:
+    with profiler() as recorded:
         seconds_of(block, steps, device)
-    events = {event.key: event for event in profiler.key_averages()}
+    events = {event.key: event for event in recorded.key_averages()}
     kind = "device_time_total" if device.type == "cuda" else "cpu_time_total"
     return {
         f"{name} ms": getattr(events[name], kind) / steps / 1e3 for name in PHASES if name in events
@@ -234,16 +234,18 @@ def serve(kind: str, words: list[str], steps: int, batch_size: int, connection: 
             connection.send(answers[connection.recv()](block, steps, device))
 
 
-def measure(encoder: str, given: argparse.Namespace, runtime: Runtime) -> dict[str, Any]:
+def measure(
+    encoder: str, batch_size: int, given: argparse.Namespace, runtime: Runtime
+) -> dict[str, Any]:
     words = [
         "dataset=cifar100",
         f"encoder={encoder}",
         f"augment={given.augment}",
-        f"batch_size={given.batch_size}",
+        f"batch_size={batch_size}",
         f"device={given.device}",
         f"precision={given.precision}",
     ]
-    benches = {kind: Bench(kind, words, given.steps, given.batch_size) for kind in given.kinds}
+    benches = {kind: Bench(kind, words, given.steps, batch_size) for kind in given.kinds}
     times: dict[str, list[float]] = {kind: [] for kind in benches}
     for turn in range(given.turns + 1):
         for kind, bench in benches.items():
@@ -253,11 +255,11 @@ def measure(encoder: str, given: argparse.Namespace, runtime: Runtime) -> dict[s
     phases = benches["step"].ask("phases") if "step" in benches else {}
     for bench in benches.values():
         bench.end()
-    images = given.steps * given.batch_size
+    images = given.steps * batch_size
     speed = {kind: images / statistics.median(seconds) for kind, seconds in times.items()}
     row: dict[str, Any] = {
         "encoder": encoder,
-        "batch": given.batch_size,
+        "batch": batch_size,
         "augment": given.augment,
         "precision": runtime.precision,
     }
@@ -272,7 +274,7 @@ def measure(encoder: str, given: argparse.Namespace, runtime: Runtime) -> dict[s
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--encoders", nargs="+", default=["resnet18", "resnet20"])
-    parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--batch-sizes", nargs="+", type=int, default=[256])
     parser.add_argument("--augment", default="simaug")
     parser.add_argument("--steps", type=int, default=4, help="in a block")
     parser.add_argument("--turns", type=int, default=3, help="blocks of each kind")
@@ -282,7 +284,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("results/bench_throughput.csv"))
     given = parser.parse_args()
     runtime = Runtime(device=given.device, precision=given.precision, compile=False)
-    rows = [measure(encoder, given, runtime) for encoder in given.encoders]
+    rows = [
+        measure(encoder, batch_size, given, runtime)
+        for encoder in given.encoders
+        for batch_size in given.batch_sizes
+    ]
     print_table(rows)
     store(given.out, rows, provenance(runtime.device, "python " + " ".join(sys.argv)))
 

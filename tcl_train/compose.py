@@ -23,6 +23,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from tcl_train import resolvers
 from tcl_train.errors import RequestError
 from tcl_train.words import quoted
 
@@ -88,6 +89,7 @@ def understood(words: Sequence[str]) -> list[str]:
 
 @contextmanager
 def _hydra() -> Iterator[None]:
+    resolvers.register()
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(config_dir()), version_base="1.3", job_name="tcl-train"):
         yield

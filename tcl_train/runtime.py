@@ -85,7 +85,7 @@ def choose_device(name: str) -> torch.device:
     }
     if name == "auto":
         name = next(device for device, available in there.items() if available)
-    if not there[name]:
+    if not there.get(name):
         available = ", ".join(device for device, yes in there.items() if yes)
         raise RequestError(f"device={name}: there is none on this machine; give {available}")
     return torch.device(name)

@@ -106,12 +106,24 @@ class Muon(MomentumOptimizer):
 
 def orthogonal(matrix_RC: Tensor, steps: int) -> Tensor:
     """Nearly the orthogonal matrix nearest to this one, up to a factor for each singular direction
-    that comes closer to 1 with each step; zero stays zero."""
+    that comes closer to 1 with each step; zero stays zero.
+
+    A step is X <- (a + b G + c G^2) X with G = X X^T. Its factor is a symmetric matrix P that
+    commutes with G, so that the next G is G P^2, and X need not be known before the end: all
+    steps are products of square matrices of the shorter side, and X is multiplied once.
+    """
     a, b, c = NEWTON_SCHULZ
     rows, columns = matrix_RC.shape
     x = matrix_RC.T if rows > columns else matrix_RC
     x = x / (x.norm() + TINY)
-    for _ in range(steps):
-        gram = x @ x.T
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    gram = x @ x.T
+    factor: Tensor | None = None
+    for step in range(steps):
+        of_step = torch.addmm(gram, gram, gram, beta=b, alpha=c)
+        of_step.diagonal().add_(a)
+        factor = of_step if factor is None else of_step @ factor
+        if step + 1 < steps:
+            gram = of_step @ (gram @ of_step)
+    assert factor is not None
+    x = factor @ x
     return x.T if rows > columns else x

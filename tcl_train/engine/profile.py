@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,6 +17,13 @@ SKIPPED, WARM_UP, RECORDED = 5, 2, 5  # steps; the first ones of a run are not l
 WHOLE_STEP = "ProfilerStep*"
 PHASES = ("data", "augment", "encode", "loss", "backward", "optimizer")
 OPERATIONS = 12  # in the summary
+
+
+def profiler(**options: Any) -> torch.profiler.profile:
+    """torch's, without what its library says of itself on standard error (such as an error where
+    there is no GPU); what the user has set stays."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+    return torch.profiler.profile(**options)
 
 
 class Profile:
@@ -37,7 +45,7 @@ class StepProfile(Profile):
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._recorded = False
-        self._profiler = torch.profiler.profile(
+        self._profiler = profiler(
             schedule=torch.profiler.schedule(
                 wait=SKIPPED, warmup=WARM_UP, active=RECORDED, repeat=1
             ),
