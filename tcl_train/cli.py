@@ -160,7 +160,7 @@ def _hydra_main(words: list[str], job: Callable[[object], None]) -> None:
     """Hydra's own command line, for what only it does: sweeps, and printing configs."""
     import hydra
 
-    from tcl_train.compose import CONFIG_NAME, config_dir
+    from tcl_train.choices import CONFIG_NAME, config_dir
 
     before = sys.argv
     sys.argv = ["tcl-train", *words]
@@ -173,7 +173,7 @@ def _hydra_main(words: list[str], job: Callable[[object], None]) -> None:
 
 
 def _help() -> str:
-    from tcl_train.compose import CONFIG_NAME, choices, config_dir, groups
+    from tcl_train.choices import CONFIG_NAME, choices, config_dir, groups
 
     root = (config_dir() / f"{CONFIG_NAME}.yaml").read_text(encoding="utf-8")
     settings = root.split("# --- settings ---\n")[1].split("# --- end of settings ---")[0].rstrip()

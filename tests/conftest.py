@@ -68,11 +68,13 @@ def _cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
 def _composed_once() -> Iterator[None]:
     """Hydra takes longer to compose a config than a tiny run takes to train, and the tests ask for
     the same ones again and again. Each gets a copy."""
-    from tcl_train import compose as module
+    from tcl_train import compose, explain
 
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("compose", "compose_run"):
-            patch.setattr(module, name, _remembered(getattr(module, name)))
+        by_hydra = _remembered(compose.compose)
+        patch.setattr(compose, "compose", by_hydra)
+        patch.setattr(explain, "compose", by_hydra)
+        patch.setattr(compose, "compose_run", _remembered(compose.compose_run))
         yield
 
 

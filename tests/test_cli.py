@@ -19,7 +19,8 @@ import torch
 from omegaconf import OmegaConf
 
 from tcl_train import __version__, cli
-from tcl_train.compose import choices, compose_run
+from tcl_train.choices import choices
+from tcl_train.compose import compose_run
 
 # Words of a request that cannot be carried out, and what the one line must name. What only the
 # composing or the settings refuse is in test_compose.py and test_config.py.

@@ -19,7 +19,8 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from tcl_train import config as configs
-from tcl_train.compose import choices, compose_run, config_dir
+from tcl_train.choices import choices, config_dir
+from tcl_train.compose import compose_run
 from tcl_train.data import named
 from tcl_train.data.augment import Augment
 from tcl_train.data.augment.pipeline import Normalize

@@ -19,6 +19,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # What each part may never import. A part is a module or a folder directly below the package.
 COMMANDS = {"cli", "__main__", "train", "compose", "reevaluate", "sweep", "result", "config"}
+COMMANDS |= {"choices", "explain", "resolvers"}
 WHO_COMPUTES = {"losses", "models", "data"}
 FORBIDDEN = {
     "losses": {*COMMANDS, "models", "data", "engine", "evaluation", "methods"},
