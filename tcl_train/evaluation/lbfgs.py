@@ -17,6 +17,9 @@ from tcl_train.evaluation.features import Features, accuracy
 from tcl_train.evaluation.probe import ProbeInput, ProbeResult
 from tcl_train.randomness import generator
 
+# Steps of ten would be too far apart: with 3e-4 best, 1e-3 and 1e-4 lose half a point.
+HALF_DECADES = (1, 0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6, 1e-6)
+
 
 class Weights(NamedTuple):
     w_DK: Tensor
@@ -43,7 +46,7 @@ class LBFGSProbe:
 
     def __init__(
         self,
-        l2: Sequence[float] = (1e0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6),
+        l2: Sequence[float] = HALF_DECADES,
         held_out: float = 0.1,
         max_iter: int = 100,
         tolerance: float = 1e-5,

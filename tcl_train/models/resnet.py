@@ -115,28 +115,53 @@ class ThinBlock(nn.Module):
         return self.relu(self.bn2(self.conv2(h_NCHW)) + shortcut_NCHW)
 
 
+class Widening(nn.Sequential):
+    """A 1x1 convolution to more channels, its normalisation and a ReLU: where images have become
+    small it costs little, and linear probes see more features. Sandler et al. 2018 (MobileNetV2)
+    end so."""
+
+    def __init__(self, in_channels: int, channels: int) -> None:
+        super().__init__(
+            nn.Conv2d(in_channels, channels, 1, bias=False),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(inplace=True),
+        )
+
+
 class ThinResNet(Encoder):
     """6n + 2 layers: a stem, three stages of n basic blocks with `width`, 2 `width` and 4 `width`
     channels, and a global mean. Source: He et al. 2016, section 4.2.
 
     shortcut: what leads to the second and the third stage, `pad` (:class:`PaddedShortcut`, as
     published) or `pool` (:class:`PooledShortcut`).
+    feature_dim: with a number, a :class:`Widening` to so many channels comes before the mean; None:
+    4 `width` features, as published.
     """
 
     def __init__(
-        self, depth: int, *, image_size: int, stem: str, width: int, shortcut: str
+        self,
+        depth: int,
+        *,
+        image_size: int,
+        stem: str,
+        width: int,
+        shortcut: str,
+        feature_dim: int | None,
     ) -> None:
         super().__init__()
         checks.integer("width", width, at_least=1)
         checks.one_of("shortcut", shortcut, SHORTCUTS)
         self.shortcut = shortcut
-        self.feature_dim = 4 * width
+        if feature_dim is not None:
+            checks.integer("feature_dim (or null)", feature_dim, at_least=1)
+        self.feature_dim = feature_dim or 4 * width
         self.conv1, self.bn1, self.maxpool = build_stem(stem, image_size, width)
         self.relu = nn.ReLU(inplace=True)
         blocks = (depth - 2) // 6
         self.layer1 = self._stage(width, width, blocks, stride=1)
         self.layer2 = self._stage(width, 2 * width, blocks, stride=2)
         self.layer3 = self._stage(2 * width, 4 * width, blocks, stride=2)
+        self.widen = nn.Identity() if feature_dim is None else Widening(4 * width, feature_dim)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         _initialise(self)
         use_winograd(self)
@@ -153,32 +178,80 @@ class ThinResNet(Encoder):
     def forward(self, x_NCHW: Tensor) -> Tensor:
         x_NCHW = self.maxpool(self.relu(self.bn1(self.conv1(x_NCHW))))
         x_NCHW = self.layer3(self.layer2(self.layer1(x_NCHW)))
-        return self.avgpool(x_NCHW).flatten(1)
+        return self.avgpool(self.widen(x_NCHW)).flatten(1)
 
 
 def resnet8(
-    image_size: int, *, stem: str = "auto", width: int = 16, shortcut: str = "pad"
+    image_size: int,
+    *,
+    stem: str = "auto",
+    width: int = 16,
+    shortcut: str = "pad",
+    feature_dim: int | None = None,
 ) -> Encoder:
-    """Thin ResNet-8; 4 `width` features."""
-    return ThinResNet(8, image_size=image_size, stem=stem, width=width, shortcut=shortcut)
+    """Thin ResNet-8. See :class:`ThinResNet`."""
+    return ThinResNet(
+        8,
+        image_size=image_size,
+        stem=stem,
+        width=width,
+        shortcut=shortcut,
+        feature_dim=feature_dim,
+    )
 
 
 def resnet20(
-    image_size: int, *, stem: str = "auto", width: int = 16, shortcut: str = "pad"
+    image_size: int,
+    *,
+    stem: str = "auto",
+    width: int = 16,
+    shortcut: str = "pad",
+    feature_dim: int | None = None,
 ) -> Encoder:
-    """Thin ResNet-20; 4 `width` features."""
-    return ThinResNet(20, image_size=image_size, stem=stem, width=width, shortcut=shortcut)
+    """Thin ResNet-20. See :class:`ThinResNet`."""
+    return ThinResNet(
+        20,
+        image_size=image_size,
+        stem=stem,
+        width=width,
+        shortcut=shortcut,
+        feature_dim=feature_dim,
+    )
 
 
 def resnet32(
-    image_size: int, *, stem: str = "auto", width: int = 16, shortcut: str = "pad"
+    image_size: int,
+    *,
+    stem: str = "auto",
+    width: int = 16,
+    shortcut: str = "pad",
+    feature_dim: int | None = None,
 ) -> Encoder:
-    """Thin ResNet-32; 4 `width` features."""
-    return ThinResNet(32, image_size=image_size, stem=stem, width=width, shortcut=shortcut)
+    """Thin ResNet-32. See :class:`ThinResNet`."""
+    return ThinResNet(
+        32,
+        image_size=image_size,
+        stem=stem,
+        width=width,
+        shortcut=shortcut,
+        feature_dim=feature_dim,
+    )
 
 
 def resnet56(
-    image_size: int, *, stem: str = "auto", width: int = 16, shortcut: str = "pad"
+    image_size: int,
+    *,
+    stem: str = "auto",
+    width: int = 16,
+    shortcut: str = "pad",
+    feature_dim: int | None = None,
 ) -> Encoder:
-    """Thin ResNet-56; 4 `width` features."""
-    return ThinResNet(56, image_size=image_size, stem=stem, width=width, shortcut=shortcut)
+    """Thin ResNet-56. See :class:`ThinResNet`."""
+    return ThinResNet(
+        56,
+        image_size=image_size,
+        stem=stem,
+        width=width,
+        shortcut=shortcut,
+        feature_dim=feature_dim,
+    )

@@ -178,6 +178,31 @@ def test_pooled_shortcuts_fit_images_of_any_size(size):
     assert shape_of_features(encoder, size) == (2, 64)
 
 
+@pytest.mark.parametrize("feature_dim", [3, 40])
+def test_more_or_fewer_features_are_a_rectified_projection_of_the_last_stage(feature_dim):
+    plain, widened = build("resnet8"), build("resnet8", feature_dim=feature_dim)
+    assert widened.feature_dim == feature_dim
+    assert parameters(widened) - parameters(plain) == 64 * feature_dim + 2 * feature_dim
+    weights = {k: v for k, v in widened.state_dict().items() if not k.startswith("widen.")}
+    plain.load_state_dict(weights)  # the rest has the published names
+    x_NCHW = images(8)
+    last_NCHW = []
+    plain.layer3.register_forward_hook(lambda *given: last_NCHW.append(given[2]))
+    with torch.no_grad():
+        plain.eval()(x_NCHW)
+        filters_OC = widened.widen[0].weight[:, :, 0, 0]
+        wide_NOHW = torch.einsum("oc,nchw->nohw", filters_OC, last_NCHW[0])
+        # An untrained normalisation divides by sqrt(1 + eps).
+        expected_NO = wide_NOHW.relu().mean((2, 3)) / sqrt(1 + 1e-5)
+        torch.testing.assert_close(widened.eval()(x_NCHW), expected_NO, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("wrong", [0, -4, 2.5])
+def test_a_number_of_features_out_of_range_is_refused(wrong):
+    with pytest.raises((ValueError, TypeError), match="feature_dim"):
+        build("resnet8", feature_dim=wrong)
+
+
 def test_an_unknown_shortcut_is_refused():
     with pytest.raises(ValueError, match="shortcut must be one of pad, pool, got 'conv'"):
         build("resnet8", shortcut="conv")
