@@ -59,6 +59,17 @@ def one_of(name: str, value: Any, allowed: Iterable[Any]) -> Any:
     return value
 
 
+def several(name: str, value: Any, *, at_least: int = 1) -> list[Any]:
+    """A list of so many values or more, each of which is yet to be checked."""
+    wanted = f"{name} must be a list [...] of {at_least} or more values"
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise TypeError(f"{wanted}, got {value!r}")
+    values = list(value)
+    if len(values) < at_least:
+        raise ValueError(f"{wanted}, got {values}")
+    return values
+
+
 def interval(name: str, value: Any, *, at_least: float, at_most: float) -> tuple[float, float]:
     """Two numbers, low <= high, both within the bounds."""
     try:

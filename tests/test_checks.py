@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import pytest
 from hypothesis import given
@@ -146,6 +147,26 @@ def test_what_is_no_pair_is_refused(value):
 def test_a_pair_of_words_is_refused():
     with pytest.raises(TypeError, match=r"scale\[0\] must be .*, got 'a'"):
         checks.interval("scale", ("a", "b"), at_least=0, at_most=1)
+
+
+@pytest.mark.parametrize("value", [[0.1], (0.1,), range(3), iter("ab")], ids=str)
+def test_several_values_come_back_as_a_list(value: Iterable[object]) -> None:
+    assert isinstance(checks.several("l2", value), list)
+
+
+@pytest.mark.parametrize("value", [0.1, "word", None])
+def test_what_is_no_list_of_values_is_refused(value: object) -> None:
+    with pytest.raises(TypeError, match=r"^l2 must be a list .* of 1 or more values, got ") as told:
+        checks.several("l2", value)
+    assert str(told.value).endswith(repr(value))
+
+
+def test_a_list_of_too_few_values_is_refused() -> None:
+    assert checks.several("l2", [], at_least=0) == []
+    with pytest.raises(
+        ValueError, match=r"^l2 must be a list \[\.\.\.\] of 2 or more values, got \[1\]"
+    ):
+        checks.several("l2", [1], at_least=2)
 
 
 @pytest.mark.parametrize("value", [0, 0.3, 1])

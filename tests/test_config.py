@@ -133,6 +133,37 @@ def test_a_part_with_a_wrong_value_is_refused_by_its_place(
         build(tiny)
 
 
+@pytest.mark.parametrize(
+    ("place", "words", "build"),
+    [
+        ("probe: l2", ["probe.l2=0.1"], configs.build_probe),
+        (
+            "optimizer: betas",
+            ["optimizer=adamw", "optimizer.betas=3"],
+            lambda config: configs.build_optimizer(config, torch.nn.Linear(2, 2)),
+        ),
+        (
+            "scheduler: milestones",
+            ["scheduler=step", "scheduler.milestones=0.5"],
+            configs.build_schedule,
+        ),
+        (
+            "dataset: mean",
+            ["dataset.mean=0.5"],
+            lambda config: configs.build_data(config, supervised=True),
+        ),
+    ],
+)
+def test_one_value_where_a_list_belongs_is_refused_by_its_place(
+    compose_tiny: Callable[..., DictConfig],
+    place: str,
+    words: list[str],
+    build: Callable[[DictConfig], object],
+) -> None:
+    with pytest.raises(RequestError, match=rf"^{place} must be a list .*, got [\d.]+$"):
+        build(compose_tiny(*words))
+
+
 def test_an_argument_that_a_part_does_not_take_is_refused(tiny: DictConfig) -> None:
     OmegaConf.update(tiny, "loss.zeta", 1, force_add=True)
     with pytest.raises(RequestError, match=r"^loss: .*zeta"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,8 +58,13 @@ class DataSet:
     test: Split | None
     classes: tuple[str, ...]
     image_size: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    mean: Sequence[float]
+    std: Sequence[float]
+
+    def __post_init__(self) -> None:
+        for name in ("mean", "std"):
+            values = tuple(checks.several(name, getattr(self, name)))
+            object.__setattr__(self, name, values)  # as a frozen dataclass does
 
 
 def check_classes(where: str, train: list[str], test: list[str]) -> None:

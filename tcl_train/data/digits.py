@@ -53,6 +53,6 @@ def digits(
         test=test,
         classes=tuple(map(str, bunch.target_names)),
         image_size=image_size,
-        mean=measured_mean if mean is None else tuple(mean),
-        std=measured_std if std is None else tuple(std),
+        mean=measured_mean if mean is None else mean,
+        std=measured_std if std is None else std,
     )

@@ -131,8 +131,8 @@ def image_folder(
         test=test_split,
         classes=train.classes,
         image_size=image_size,
-        mean=tuple(mean),
-        std=tuple(std),
+        mean=mean,
+        std=std,
     )
 
 

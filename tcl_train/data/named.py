@@ -115,8 +115,8 @@ def _named(
         test=test,
         classes=tuple(classes),
         image_size=image_size,
-        mean=tuple(mean),
-        std=tuple(std),
+        mean=mean,
+        std=std,
     )
 
 

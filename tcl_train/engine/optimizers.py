@@ -82,9 +82,9 @@ def adamw(
     decay_bias_and_norm: bool = False,
 ) -> Optimizer:
     """Adam with decoupled weight decay. Loshchilov and Hutter 2019."""
-    betas = tuple(betas)
+    betas = checks.several("betas", betas)
     if len(betas) != 2:
-        raise ValueError(f"betas must be two numbers, got {list(betas)}")
+        raise ValueError(f"betas must be two numbers, got {betas}")
     beta1, beta2 = (
         checks.number(f"betas[{i}]", b, at_least=0, below=1) for i, b in enumerate(betas)
     )

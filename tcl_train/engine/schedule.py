@@ -64,7 +64,7 @@ class Step:
     warmup_epochs: float = 0.0
 
     def __post_init__(self) -> None:
-        for i, milestone in enumerate(self.milestones):
+        for i, milestone in enumerate(checks.several("milestones", self.milestones, at_least=0)):
             checks.number(f"milestones[{i}]", milestone, above=0, below=1)
         checks.number("gamma", self.gamma, above=0, at_most=1)
         checks.number("warmup_epochs", self.warmup_epochs, at_least=0)

@@ -51,9 +51,8 @@ class LBFGSProbe:
         max_iter: int = 100,
         tolerance: float = 1e-5,
     ) -> None:
-        if not l2:
-            raise ValueError("l2 must name at least one strength, got none")
-        self.l2 = sorted((checks.number("l2", value, above=0) for value in l2), reverse=True)
+        strengths = checks.several("l2", l2)
+        self.l2 = sorted((checks.number("l2", x, above=0) for x in strengths), reverse=True)
         self.held_out = checks.number("held_out", held_out, above=0, below=1)
         self.max_iter = checks.integer("max_iter", max_iter, at_least=1)
         self.tolerance = checks.number("tolerance", tolerance, at_least=0)

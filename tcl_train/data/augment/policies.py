@@ -171,9 +171,8 @@ def check_operations(operations: Sequence[str] | None) -> list[str]:
     """The names of the operations to draw from; None: all but Invert, as published."""
     if operations is None:
         return CHOICES
-    if isinstance(operations, str) or len(operations) == 0:
-        raise TypeError(f"operations must be a list of {', '.join(NAMES)}, got {operations!r}")
-    return [checks.one_of("operations", name, NAMES) for name in operations]
+    listed = checks.several("operations", operations)
+    return [checks.one_of("operations", name, NAMES) for name in listed]
 
 
 class RandAugment(_Policy):
