@@ -7,6 +7,7 @@ import logging
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import groupby
 from logging.handlers import MemoryHandler
 from time import perf_counter
 from typing import Any
@@ -176,6 +177,11 @@ def _say_plan(config: DictConfig, trainer: Trainer, data: DataSet) -> None:
         trainer.loader.batch_size,
         trainer.views,
     )
+    sizes = [trainer.view_size(epoch) for epoch in range(trainer.epochs)]
+    if any(sizes):
+        runs = [(size, len(list(same))) for size, same in groupby(sizes)]
+        said = ", then ".join(f"{size} x {size} pixels for {n} epochs" for size, n in runs)
+        log.info("views of %s", said)
     if trainer.step:
         log.info("going on from step %d of %d", trainer.step, trainer.total_steps)
 

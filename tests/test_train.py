@@ -412,12 +412,16 @@ def tiny_config(composed: DictConfig) -> DictConfig:
 
 @pytest.mark.usefixtures("on_few_digits")
 def test_views_may_be_smaller_than_images_and_grow(
-    train_tiny: Callable[..., dict[str, Any]], tmp_path: Path
+    train_tiny: Callable[..., dict[str, Any]], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Only in pretraining: the encoder is evaluated on whole images."""
-    words = "batch_size=32", "epochs=2", "augment=crop", "view_size={0:4,1:8}"
-    result = train_tiny(tmp_path / "run", *words)
+    caplog.set_level("INFO", "tcl_train")
+    words = "batch_size=32", "epochs=3", "augment=crop", "view_size={0:4,1:8}"
+    run_dir = RunDir(tmp_path / "run")
+    result = train_tiny(run_dir, *words)
     assert result["view_size"] == {0: 4, 1: 8}
+    said = "views of 4 x 4 pixels for 1 epochs, then 8 x 8 pixels for 2 epochs"
+    assert said in run_dir.log.read_text()
 
 
 @pytest.mark.usefixtures("on_few_digits")
