@@ -4,7 +4,7 @@ names the argument, the value, and what would be right."""
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 
@@ -62,7 +62,7 @@ def one_of(name: str, value: Any, allowed: Iterable[Any]) -> Any:
 def several(name: str, value: Any, *, at_least: int = 1) -> list[Any]:
     """A list of so many values or more, each of which is yet to be checked."""
     wanted = f"{name} must be a list [...] of {at_least} or more values"
-    if isinstance(value, str) or not isinstance(value, Iterable):
+    if isinstance(value, str | Mapping) or not isinstance(value, Iterable):
         raise TypeError(f"{wanted}, got {value!r}")
     values = list(value)
     if len(values) < at_least:

@@ -176,14 +176,14 @@ def evaluation_config(stored: DictConfig, words: Sequence[str]) -> DictConfig:
             )
     chosen = {override.key_or_group for override in given}
     if "dataset" in chosen:
-        chosen.add("probe")  # which its recipe chooses
+        chosen |= {"probe", "experiment"}  # its recipe chooses the probe
     # What the run said of its own data set goes when another one is chosen, and with it what it
     # said of parts that the other data set's recipe may not have.
     kept = [
         override.input_line or ""
         for override in parse(stored.overrides)
         if (root := override.key_or_group.split(".")[0]) not in chosen
-        and root in (*EVALUATION_KEYS, *EVALUATION_SETTINGS)
+        and root in ("experiment", *EVALUATION_KEYS, *EVALUATION_SETTINGS)
     ]
     composed = compose_run([*kept, *words]).config
     for key in (*EVALUATION_KEYS, *EVALUATION_SETTINGS):

@@ -2,9 +2,9 @@
 
     epochs: ${in_half_precision:30,12}
 
-is 30 where the run computes in half precision, which takes about half the time, and 12 elsewhere.
-A recipe that promises a time can keep it on both kinds of machine; the resolved values are what
-`config.yaml` and `result.json` hold.
+is 30 where the run computes in half precision and 12 elsewhere. `precision=auto` takes half
+precision only where it is the faster one, so that a recipe that promises a time can keep it on both
+kinds of machine. The resolved values are what `config.yaml` and `result.json` hold.
 """
 
 from __future__ import annotations

@@ -180,7 +180,7 @@ def _say_plan(config: DictConfig, trainer: Trainer, data: DataSet) -> None:
     sizes = [trainer.view_size(epoch) for epoch in range(trainer.epochs)]
     if any(sizes):
         runs = [(size, len(list(same))) for size, same in groupby(sizes)]
-        said = ", then ".join(f"{size} x {size} pixels for {n} epochs" for size, n in runs)
+        said = ", then ".join(f"{size} x {size} pixels (epochs: {n})" for size, n in runs)
         log.info("views of %s", said)
     if trainer.step:
         log.info("going on from step %d of %d", trainer.step, trainer.total_steps)

@@ -154,7 +154,7 @@ def test_several_values_come_back_as_a_list(value: Iterable[object]) -> None:
     assert isinstance(checks.several("l2", value), list)
 
 
-@pytest.mark.parametrize("value", [0.1, "word", None])
+@pytest.mark.parametrize("value", [0.1, "word", None, {0.1: 1}])
 def test_what_is_no_list_of_values_is_refused(value: object) -> None:
     with pytest.raises(TypeError, match=r"^l2 must be a list .* of 1 or more values, got ") as told:
         checks.several("l2", value)

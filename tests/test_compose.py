@@ -251,6 +251,15 @@ def test_what_the_run_said_of_its_own_data_set_goes_with_it() -> None:
     assert config.dataset.image_size == 8
 
 
+def test_an_experiment_is_evaluated_on_its_own_data_set_or_another_one() -> None:
+    run = compose_run(["experiment=cpu20", "dataset.root=here", "probe.max_iter=7"]).config
+    assert evaluated(run) == run
+    other = evaluated(run, "dataset=digits")
+    assert (other.names.dataset, other.dataset.root) == ("digits", None)
+    assert other.encoder == run.encoder
+    assert other.probe.max_iter != 7
+
+
 def test_keys_of_the_runs_data_set_and_probe_can_be_changed() -> None:
     started = compose_run(["dataset=image_folder", "dataset.root=a", "dataset.image_size=32"])
     config = evaluated(started.config, "dataset.root=b", "probe.max_iter=5")

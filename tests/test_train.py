@@ -420,7 +420,7 @@ def test_views_may_be_smaller_than_images_and_grow(
     run_dir = RunDir(tmp_path / "run")
     result = train_tiny(run_dir, *words)
     assert result["view_size"] == {0: 4, 1: 8}
-    said = "views of 4 x 4 pixels for 1 epochs, then 8 x 8 pixels for 2 epochs"
+    said = "views of 4 x 4 pixels (epochs: 1), then 8 x 8 pixels (epochs: 2)"
     assert said in run_dir.log.read_text()
 
 

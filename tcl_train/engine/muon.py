@@ -22,6 +22,9 @@ from tcl_train.engine.optimizers import (
 # few steps.
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 TINY = 1e-7
+# Rounding makes small negative numbers of G's eigenvalues that should be 0, and they grow a dozen
+# times a step: after a few, G is computed anew.
+STEPS_AT_ONCE = 3
 
 
 def muon(
@@ -106,16 +109,20 @@ class Muon(MomentumOptimizer):
 
 def orthogonal(matrix_RC: Tensor, steps: int) -> Tensor:
     """Nearly the orthogonal matrix nearest to this one, up to a factor for each singular direction
-    that comes closer to 1 with each step; zero stays zero.
-
-    A step is X <- (a + b G + c G^2) X with G = X X^T. Its factor is a symmetric matrix P that
-    commutes with G, so that the next G is G P^2, and X need not be known before the end: all
-    steps are products of square matrices of the shorter side, and X is multiplied once.
-    """
-    a, b, c = NEWTON_SCHULZ
+    that comes closer to 1 with each step; zero stays zero."""
     rows, columns = matrix_RC.shape
     x = matrix_RC.T if rows > columns else matrix_RC
     x = x / (x.norm() + TINY)
+    for done in range(0, steps, STEPS_AT_ONCE):
+        x = _newton_schulz(x, min(STEPS_AT_ONCE, steps - done))
+    return x.T if rows > columns else x
+
+
+def _newton_schulz(x: Tensor, steps: int) -> Tensor:
+    """A step is X <- (a + b G + c G^2) X with G = X X^T. Its factor is a symmetric matrix P that
+    commutes with G, so that the next G is G P^2, and X need not be known before the end: all
+    steps are products of square matrices of the shorter side, and X is multiplied once."""
+    a, b, c = NEWTON_SCHULZ
     gram = x @ x.T
     factor: Tensor | None = None
     for step in range(steps):
@@ -125,5 +132,4 @@ def orthogonal(matrix_RC: Tensor, steps: int) -> Tensor:
         if step + 1 < steps:
             gram = of_step @ (gram @ of_step)
     assert factor is not None
-    x = factor @ x
-    return x.T if rows > columns else x
+    return factor @ x

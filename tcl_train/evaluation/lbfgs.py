@@ -17,8 +17,9 @@ from tcl_train.evaluation.features import Features, accuracy
 from tcl_train.evaluation.probe import ProbeInput, ProbeResult
 from tcl_train.randomness import generator
 
-# Steps of ten would be too far apart: with 3e-4 best, 1e-3 and 1e-4 lose half a point.
+# Powers of ten would be too far apart: see docs/cpu20.md.
 HALF_DECADES = (1, 0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6, 1e-6)
+PATIENCE = 3
 
 
 class Weights(NamedTuple):
@@ -34,8 +35,8 @@ class LBFGSProbe:
 
     Features are standardised by the training split's mean and standard deviation. For each
     strength, from the strongest to the weakest and each starting from the last, the probe is
-    fitted to the rest and scored on the held-out part; the search stops when two strengths in a
-    row score below the best. The best one (of equals the strongest) is fitted again to all
+    fitted to the rest and scored on the held-out part; the search stops when three strengths in
+    a row score below the best. The best one (of equals the strongest) is fitted again to all
     training features. The test split is scored once, at the end.
 
     l2: strengths to choose from, of  mean cross-entropy + l2/2 |W|^2  (the bias is free);
@@ -93,9 +94,9 @@ class LBFGSProbe:
             top1 = accuracy(weights.scores(scored.x_ND), scored.y_N)
             if best is None or top1 > best[1]:
                 best, since_best = (l2, top1, weights), 0
-            else:
+            elif top1 < best[1]:
                 since_best += 1
-                if since_best == 2:
+                if since_best == PATIENCE:
                     break
         assert best is not None
         return best

@@ -116,9 +116,9 @@ class ThinBlock(nn.Module):
 
 
 class Widening(nn.Sequential):
-    """A 1x1 convolution to more channels, its normalisation and a ReLU: where images have become
-    small it costs little, and linear probes see more features. Sandler et al. 2018 (MobileNetV2)
-    end so."""
+    """A 1x1 convolution to so many channels, its normalisation and a ReLU: where images have become
+    small it costs little, and a linear probe sees as many features. MobileNetV2 (Sandler et al.
+    2018) ends so."""
 
     def __init__(self, in_channels: int, channels: int) -> None:
         super().__init__(

@@ -32,6 +32,16 @@ def test_five_steps_come_near_an_orthogonal_matrix():
     assert values.max() < 1.3
 
 
+@pytest.mark.parametrize("steps", [3, 12, 30])
+def test_rounding_stays_small_where_most_singular_values_are_zero(steps):
+    """In float32, for the product of two vectors. What rounding leaves of the other singular values
+    grows to 1, as it must, and nothing grows beyond the bounds of the iteration."""
+    left_R, right_C = draw(48), draw(200, seed=1)
+    matrix = torch.outer(left_R, right_C).float()
+    values = torch.linalg.svdvals(orthogonal(matrix, steps))
+    assert 0.6 < values[0] < 1.3  # the largest
+
+
 def test_zero_stays_zero():
     assert torch.equal(orthogonal(torch.zeros(3, 4), 3), torch.zeros(3, 4))
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import errno
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -52,6 +55,21 @@ def test_the_classifier_has_the_same_phases(
     train_tiny(run_dir, *WORDS, "loss=ce", "profile=true")
     summary = run_dir.log.read_text()
     assert all(f"\n  {phase} " in summary for phase in PHASES)
+
+
+def test_its_library_says_nothing_of_itself() -> None:
+    """On a machine without a GPU it would say `ERROR`, to users who asked for none."""
+    code = """
+import torch
+from tcl_train.engine.profile import profiler
+with profiler():
+    torch.ones(3) + 1
+"""
+    environment = {key: value for key, value in os.environ.items() if key != "KINETO_LOG_LEVEL"}
+    command = [sys.executable, "-c", code]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert "ERROR" not in ran.stderr
+    assert "profiler_start" not in ran.stderr
 
 
 @pytest.mark.parametrize("failure", ["a full disk", "a file in the way"])

@@ -2,10 +2,18 @@ from __future__ import annotations
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from sklearn.linear_model import LogisticRegression
 
+from tcl_train.choices import config_dir
 from tcl_train.evaluation.features import Features, extract
-from tcl_train.evaluation.lbfgs import LBFGSProbe, Standardise, Weights, held_out_rows
+from tcl_train.evaluation.lbfgs import (
+    HALF_DECADES,
+    LBFGSProbe,
+    Standardise,
+    Weights,
+    held_out_rows,
+)
 from tcl_train.evaluation.probe import ProbeInput
 
 
@@ -60,16 +68,26 @@ def test_the_strongest_of_the_best_on_held_out_rows_is_chosen(make_features, mon
     assert all(torch.equal(x_ND, train.x_ND[~held_N]) for x_ND in fitted_on)
 
 
-def test_the_search_stops_after_two_strengths_below_the_best(make_features, monkeypatch) -> None:
+def test_the_search_stops_after_three_strengths_below_the_best(make_features, monkeypatch) -> None:
+    """As good as the best is not below it: on few rows many strengths are equally good."""
+    train = make_features(50)
+    good = Weights(torch.randn(5, 3), torch.zeros(3))
+    train = Features(train.x_ND, good.scores(train.x_ND).argmax(1))
     tried = []
 
     def fit(self, part, l2, start):
         tried.append(l2)
-        return start
+        return good if l2 >= 1e-3 else Weights(-good.w_DK, good.b_K)
 
     monkeypatch.setattr(LBFGSProbe, "fit", fit)
-    LBFGSProbe(l2=(1.0, 0.1, 0.01, 0.001)).choose(make_features(50), 3, seed=0)
-    assert tried == [1.0, 0.1, 0.01]
+    l2, top1, _ = LBFGSProbe().choose(train, 3, seed=0)
+    assert (l2, top1) == (1, 100)
+    assert tried == [1, 0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5]
+
+
+def test_the_config_has_the_same_strengths() -> None:
+    config = OmegaConf.load(config_dir() / "probe" / "lbfgs.yaml")
+    assert tuple(config.l2) == HALF_DECADES
 
 
 def test_the_test_split_decides_nothing(given) -> None:
