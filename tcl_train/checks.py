@@ -59,9 +59,9 @@ def one_of(name: str, value: Any, allowed: Iterable[Any]) -> Any:
     return value
 
 
-def several(name: str, value: Any, *, at_least: int = 1) -> list[Any]:
-    """A list of so many values or more, each of which is yet to be checked."""
-    wanted = f"{name} must be a list [...] of {at_least} or more values"
+def several(name: str, value: Any, *, at_least: int = 1, what: str = "values") -> list[Any]:
+    """A list of so many values or more, each yet to be checked; `what` may say which."""
+    wanted = f"{name} must be a list [...] of {at_least} or more {what}"
     if isinstance(value, str | Mapping) or not isinstance(value, Iterable):
         raise TypeError(f"{wanted}, got {value!r}")
     values = list(value)

@@ -65,14 +65,14 @@ class StepProfile(Profile):
     def step(self) -> None:
         self._profiler.step()
 
-    def _keep(self, profiler: Any) -> None:
+    def _keep(self, recorded: Any) -> None:
         self._recorded = True
-        steps = max(1, profiler.step_num - SKIPPED - WARM_UP)
-        log.info("%s", summary(profiler.key_averages(), steps))
+        steps = max(1, recorded.step_num - SKIPPED - WARM_UP)
+        log.info("%s", summary(recorded.key_averages(), steps))
         path = self.folder / "steps.pt.trace.json"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            profiler.export_chrome_trace(str(path))
+            recorded.export_chrome_trace(str(path))
         except (OSError, RuntimeError) as error:
             for left in (path, path.with_name(f"{path.name}.tmp")):
                 with suppress(OSError):

@@ -171,7 +171,7 @@ def check_operations(operations: Sequence[str] | None) -> list[str]:
     """The names of the operations to draw from; None: all but Invert, as published."""
     if operations is None:
         return CHOICES
-    listed = checks.several("operations", operations)
+    listed = checks.several("operations", operations, what=f"of {', '.join(NAMES)}")
     return [checks.one_of("operations", name, NAMES) for name in listed]
 
 
