@@ -25,11 +25,11 @@ from bench_record import print_table, provenance, store
 from PIL import Image
 from torchvision import transforms
 
-from tcl_train import config as configs
-from tcl_train.compose import compose_run
+from tcl_train import build as configs
+from tcl_train.cli.compose import compose_run
 from tcl_train.data.dataset import DataSet, Split
 from tcl_train.data.images import ArrayImages
-from tcl_train.memory import ask_for_huge_pages, keep_freed_memory
+from tcl_train.runtime.memory import ask_for_huge_pages, keep_freed_memory
 
 PRESETS = ["simaug", "autoaugment", "randaugment", "crop_flip"]
 PRESETS += ["trivialaugment", "byol", "stacked_randaugment"]

@@ -19,7 +19,7 @@ from bench_record import print_table, provenance, store
 from tcl_train.evaluation.features import Features
 from tcl_train.evaluation.lbfgs import LBFGSProbe
 from tcl_train.evaluation.probe import ProbeInput
-from tcl_train.randomness import generator
+from tcl_train.runtime.randomness import generator
 
 
 def draw(count: int, dim: int, classes: int, name: str, device: torch.device) -> Features:

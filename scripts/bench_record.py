@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from tcl_train import __version__
-from tcl_train.result import device_name, git_commit
+from tcl_train.commands.result import device_name, git_commit
 
 
 def provenance(device: torch.device, command: str) -> dict[str, str]:

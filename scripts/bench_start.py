@@ -22,7 +22,7 @@ from bench_record import print_table, provenance, store
 
 from tcl_train.data.dataset import ReadOptions
 from tcl_train.data.folder import image_folder
-from tcl_train.runtime import available_cpus
+from tcl_train.runtime.device import available_cpus
 
 WORDS = (
     *("loss=tcl", "dataset=cifar100", "k1=50000", "encoder=resnet8", "augment=simaug"),

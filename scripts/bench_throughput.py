@@ -41,16 +41,16 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from tcl_train import config as configs
-from tcl_train.compose import compose_run
+from tcl_train import build as configs
+from tcl_train.cli.compose import compose_run
+from tcl_train.commands.train import build_trainer
 from tcl_train.data.dataset import DataSet, Split
 from tcl_train.data.images import ArrayImages
 from tcl_train.engine.profile import PHASES, profiler
 from tcl_train.losses.pair_loss import dense_pairs
-from tcl_train.memory import ask_for_huge_pages
-from tcl_train.models.winograd import WinogradConv2d
-from tcl_train.runtime import Runtime, available_cpus, choose_device
-from tcl_train.train import build_trainer
+from tcl_train.runtime.device import Runtime, available_cpus, choose_device
+from tcl_train.runtime.memory import ask_for_huge_pages
+from tcl_train.runtime.winograd import WinogradConv2d
 
 CLASSES = 100
 

@@ -2,6 +2,6 @@
 
 import sys
 
-from tcl_train.cli import main
+from tcl_train.cli.main import main
 
 sys.exit(main())

@@ -7,11 +7,11 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from tcl_train.checkpoint import load
-from tcl_train.config import build_encoder
+from tcl_train.build import build_encoder
 from tcl_train.errors import RequestError
 from tcl_train.models.encoder import Encoder
-from tcl_train.run_dir import RunDir
+from tcl_train.run.checkpoint import load
+from tcl_train.run.directory import RunDir
 
 PREFIX = "encoder."
 NEEDED = ("method", "about")

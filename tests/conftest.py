@@ -25,7 +25,7 @@ from PIL import Image
 
 from tcl_train.data.dataset import DataSet, Split
 from tcl_train.data.images import ArrayImages
-from tcl_train.run_dir import RunDir
+from tcl_train.run.directory import RunDir
 
 TINY = {
     "dataset": "digits",
@@ -68,7 +68,7 @@ def _cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
 def _composed_once() -> Iterator[None]:
     """Hydra takes longer to compose a config than a tiny run takes to train, and the tests ask for
     the same ones again and again. Each gets a copy."""
-    from tcl_train import compose, explain
+    from tcl_train.cli import compose, explain
 
     with pytest.MonkeyPatch.context() as patch:
         by_hydra = _remembered(compose.compose)
@@ -115,13 +115,13 @@ def _tiny_words(*words: str) -> list[str]:
 
 
 def _compose_tiny(*words: str) -> DictConfig:
-    from tcl_train.compose import compose_run
+    from tcl_train.cli.compose import compose_run
 
     return compose_run(_tiny_words(*words)).config
 
 
 def _train_tiny(run_dir: RunDir | Path, *words: str) -> dict[str, Any]:
-    from tcl_train.train import train
+    from tcl_train.commands.train import train
 
     return train(_compose_tiny(*words), RunDir(str(run_dir)), resume=False)
 
@@ -147,7 +147,7 @@ def train_tiny() -> Callable[..., dict[str, Any]]:
 @pytest.fixture(scope="session")
 def few_digits() -> DataSet:
     """The first of the digits: 5 batches of 32 to train with, and 60 to test with."""
-    from tcl_train import config as configs
+    from tcl_train import build as configs
 
     data = configs.build_data(_compose_tiny(), supervised=True)
 
@@ -164,7 +164,7 @@ def few_digits() -> DataSet:
 @pytest.fixture
 def on_few_digits(few_digits: DataSet, monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs see those only, so that a run takes a tenth of a second. Give batch_size=32."""
-    from tcl_train import config as configs
+    from tcl_train import build as configs
 
     monkeypatch.setattr(configs, "build_data", lambda *_, **__: few_digits)
 
@@ -194,7 +194,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def command(here: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
     """`command("epochs=0")` is `tcl-train epochs=0` in this process."""
-    from tcl_train import cli
+    from tcl_train.cli import main as cli
 
     def run(*words: str, main: Callable[[Sequence[str]], int] = cli.main) -> Outcome:
         capsys.readouterr()
@@ -254,7 +254,7 @@ def contents() -> Callable[[Path], dict[str, tuple[int, bytes]]]:
 def signalled(monkeypatch: pytest.MonkeyPatch) -> Callable[..., AbstractContextManager[None]]:
     """`with signalled(step): ...` sends this process a real signal when a step is written down
     (so log_every must be 1), in the middle of the training loop."""
-    from tcl_train.sink import Sink
+    from tcl_train.run.sink import Sink
 
     @contextmanager
     def at(step: int, signum: int = signal.SIGINT, times: int = 1) -> Iterator[None]:

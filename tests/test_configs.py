@@ -18,9 +18,9 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
-from tcl_train import config as configs
-from tcl_train.choices import choices, config_dir
-from tcl_train.compose import compose_run
+from tcl_train import build as configs
+from tcl_train.cli.choices import choices, config_dir
+from tcl_train.cli.compose import compose_run
 from tcl_train.data import named
 from tcl_train.data.augment import Augment
 from tcl_train.data.augment.pipeline import Normalize
@@ -28,7 +28,7 @@ from tcl_train.data.dataset import Split
 from tcl_train.data.images import ArrayImages
 from tcl_train.evaluation.features import extract
 from tcl_train.evaluation.probe import ProbeInput
-from tcl_train.runtime import Runtime
+from tcl_train.runtime.device import Runtime
 
 DATASETS = choices("dataset")
 LOSSES = choices("loss")

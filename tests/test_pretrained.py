@@ -11,12 +11,13 @@ import pytest
 import torch
 
 import tcl_train
-from tcl_train import checkpoint, load_encoder
-from tcl_train import config as configs
-from tcl_train import train as train_module
+from tcl_train import build as configs
+from tcl_train import load_encoder
+from tcl_train.commands import train as train_module
 from tcl_train.data.dataset import DataSet
 from tcl_train.errors import RequestError
-from tcl_train.run_dir import RunDir
+from tcl_train.run import checkpoint
+from tcl_train.run.directory import RunDir
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tcl_train.data.dataset import Split
 from tcl_train.errors import RequestError
-from tcl_train.randomness import generator
+from tcl_train.runtime.randomness import generator
 
 
 class Batch(NamedTuple):

@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 import torch
 from torch.profiler import record_function
 
-from tcl_train.checkpoint import Checkpoints
 from tcl_train.data.augment import Augment
 from tcl_train.data.loader import Batch, Loader
 from tcl_train.engine.meter import Meter
@@ -20,9 +19,10 @@ from tcl_train.engine.profile import Profile
 from tcl_train.engine.schedule import Schedule
 from tcl_train.errors import Interrupted, TrainingError
 from tcl_train.methods.method import Method, Step
-from tcl_train.randomness import generator
-from tcl_train.runtime import Runtime, Signals
-from tcl_train.sink import Sink, progress_bar
+from tcl_train.run.checkpoint import Checkpoints
+from tcl_train.run.sink import Sink, progress_bar
+from tcl_train.runtime.device import Runtime, Signals
+from tcl_train.runtime.randomness import generator
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from tcl_train.evaluation.features import MirrorMean, accuracy, apply_frozen, ex
 from tcl_train.evaluation.knn import NEIGHBOURS, TEMPERATURE, knn_top1
 from tcl_train.evaluation.probe import Probe, ProbeInput
 from tcl_train.methods.method import Method
-from tcl_train.runtime import Runtime
+from tcl_train.runtime.device import Runtime
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from tcl_train.data.augment.pipeline import Normalize
 from tcl_train.data.dataset import Split
-from tcl_train.runtime import Runtime
+from tcl_train.runtime.device import Runtime
 
 BATCH_SIZE = 500
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from tcl_train import checks
 from tcl_train.evaluation.features import Features, accuracy
 from tcl_train.evaluation.probe import ProbeInput, ProbeResult
-from tcl_train.randomness import generator
+from tcl_train.runtime.randomness import generator
 
 # Powers of ten would be too far apart: see docs/cpu20.md.
 HALF_DECADES = (1, 0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6, 1e-6)

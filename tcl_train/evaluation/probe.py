@@ -11,7 +11,7 @@ from torch import nn
 from tcl_train.data.augment import Augment
 from tcl_train.data.dataset import Split
 from tcl_train.evaluation.features import Features
-from tcl_train.runtime import Runtime
+from tcl_train.runtime.device import Runtime
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from tcl_train.data.loader import Loader
 from tcl_train.engine.schedule import Cosine
 from tcl_train.evaluation.features import accuracy, frozen
 from tcl_train.evaluation.probe import ProbeInput, ProbeResult
-from tcl_train.randomness import derive, generator
+from tcl_train.runtime.randomness import derive, generator
 
 
 class SGDProbe:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tcl_train import checks
 from tcl_train.models.encoder import Encoder
 from tcl_train.models.stem import build_stem, choose_stem
-from tcl_train.models.winograd import use_winograd
+from tcl_train.runtime.winograd import use_winograd
 
 
 def _initialise(module: nn.Module) -> None:

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from PIL import Image
 
-from tcl_train.choices import config_dir
+from tcl_train.cli.choices import config_dir
 from tcl_train.data import folder
 from tcl_train.data.dataset import DataSet, ReadOptions, check_classes
 from tcl_train.data.folder import image_folder

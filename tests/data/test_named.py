@@ -29,7 +29,7 @@ from hydra.utils import get_method
 from omegaconf import OmegaConf
 from torchvision import datasets
 
-from tcl_train.choices import config_dir
+from tcl_train.cli.choices import config_dir
 from tcl_train.data.dataset import DataSet, ReadOptions
 from tcl_train.errors import RequestError
 

@@ -13,14 +13,14 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
-from tcl_train import checkpoint
-from tcl_train import config as configs
-from tcl_train.checkpoint import Checkpoints
+from tcl_train import build as configs
+from tcl_train.commands.train import build_trainer
 from tcl_train.data.dataset import DataSet
 from tcl_train.engine.fit import Trainer, collapse_warning
 from tcl_train.errors import Interrupted, TrainingError
-from tcl_train.runtime import Runtime, Signals
-from tcl_train.train import build_trainer
+from tcl_train.run import checkpoint
+from tcl_train.run.checkpoint import Checkpoints
+from tcl_train.runtime.device import Runtime, Signals
 
 BATCH = 32
 STEPS = 5  # of an epoch

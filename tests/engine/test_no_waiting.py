@@ -24,12 +24,12 @@ from torch import Tensor
 from torch._subclasses import FakeTensorMode
 from torch._subclasses.fake_tensor import DataDependentOutputException
 
-from tcl_train import config as configs
+from tcl_train import build as configs
 from tcl_train.data.loader import Batch
 from tcl_train.engine.fit import Trainer
 from tcl_train.losses import blockwise
 from tcl_train.methods.method import Step
-from tcl_train.runtime import Runtime
+from tcl_train.runtime.device import Runtime
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 BATCH, SIDE = 6, 16

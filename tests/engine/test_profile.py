@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import torch
 
-from tcl_train import checkpoint
 from tcl_train.engine.profile import PHASES
-from tcl_train.run_dir import RunDir
+from tcl_train.run import checkpoint
+from tcl_train.run.directory import RunDir
 
 # Fifteen steps of the few digits: enough to skip, to warm up and to record.
 WORDS = ("batch_size=32", "epochs=3", "log_every=20")

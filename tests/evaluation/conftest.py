@@ -13,7 +13,7 @@ from tcl_train.data.augment.pipeline import Augment, Normalize
 from tcl_train.data.dataset import DataSet, Split
 from tcl_train.data.images import ArrayImages
 from tcl_train.evaluation.features import Features
-from tcl_train.runtime import Runtime
+from tcl_train.runtime.device import Runtime
 
 CLASSES = 3
 

@@ -5,7 +5,7 @@ import torch
 from omegaconf import OmegaConf
 from sklearn.linear_model import LogisticRegression
 
-from tcl_train.choices import config_dir
+from tcl_train.cli.choices import config_dir
 from tcl_train.evaluation.features import Features, extract
 from tcl_train.evaluation.lbfgs import (
     HALF_DECADES,

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch._subclasses import FakeTensorMode
 from torch._subclasses.fake_tensor import DataDependentOutputException
 
-from tcl_train.choices import choices, config_dir
+from tcl_train.cli.choices import choices, config_dir
 from tcl_train.data.augment import (
     Augment,
     AutoAugment,

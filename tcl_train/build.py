@@ -1,0 +1,199 @@
+"""From a composed config to checked settings and built parts.
+
+Nothing is written back into the config: what is derived (the stem, the mean, the steps) is
+worked out where it is built.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from hydra.errors import InstantiationException
+from hydra.utils import get_class, instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from torch import nn
+
+from tcl_train import checks
+from tcl_train.data.augment import Augment
+from tcl_train.data.augment.pipeline import Normalize
+from tcl_train.data.dataset import DataSet, ReadOptions
+from tcl_train.engine.optimizers import Optimizer
+from tcl_train.engine.schedule import Schedule, by_epoch
+from tcl_train.errors import RequestError
+from tcl_train.evaluation.probe import Probe
+from tcl_train.methods.method import Method
+from tcl_train.models.encoder import Encoder
+from tcl_train.runtime.device import DEVICES, PRECISIONS, available_cpus
+from tcl_train.runtime.randomness import seeded
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The settings at the root of the config that are plain values. See configs/train.yaml."""
+
+    seed: int
+    epochs: int
+    batch_size: int
+    views: int
+    supervised: bool
+    lr: float
+    device: str
+    precision: str
+    compile: bool
+    random_encoder_baseline: bool
+    log_every: int
+    checkpoint: Mapping[str, Any]
+    # Which runs of earlier versions do not say:
+    profile: bool = False
+    mirror_features: bool = False
+    view_size: int | Sequence[Sequence[int]] | Mapping[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        checks.integer("seed", self.seed, at_least=0)
+        checks.integer("epochs", self.epochs, at_least=1)
+        checks.integer("batch_size", self.batch_size, at_least=2)
+        checks.integer("views", self.views, at_least=1)
+        by_epoch("view_size", self.view_size)
+        checks.boolean("supervised", self.supervised)
+        checks.number("lr", self.lr, above=0)
+        checks.one_of("device", self.device, DEVICES)
+        checks.one_of("precision", self.precision, PRECISIONS)
+        checks.boolean("compile", self.compile)
+        checks.boolean("random_encoder_baseline", self.random_encoder_baseline)
+        checks.integer("log_every", self.log_every, at_least=1)
+        checks.boolean("profile", self.profile)
+        checks.boolean("mirror_features", self.mirror_features)
+        if not isinstance(self.checkpoint, Mapping):
+            raise TypeError(f"checkpoint must hold every and keep, got {self.checkpoint!r}")
+        checks.integer("checkpoint.every", self.checkpoint["every"], at_least=1)
+        if self.checkpoint["keep"] != "all":
+            checks.integer("checkpoint.keep (or all)", self.checkpoint["keep"], at_least=1)
+
+
+def read_settings(config: DictConfig) -> Settings:
+    """Raises RequestError for a value out of range and for combinations that cannot train."""
+    container: Any = OmegaConf.to_container(config, resolve=True)
+    with _as_request_error(""):
+        names = [field.name for field in fields(Settings) if field.name in container]
+        settings = Settings(**{name: container[name] for name in names})
+    needs_labels = _method_class(config).needs_labels
+    if not needs_labels and settings.views == 1 and not settings.supervised:
+        raise RequestError(
+            f"views=1 with supervised=false leaves the loss {config.names.loss} without positives; "
+            "give views=2 or more, or supervised=true"
+        )
+    if needs_labels and not settings.supervised:
+        raise RequestError(
+            f"supervised=false: loss={config.names.loss} with method={config.names.method} learns "
+            "from labels; give supervised=true or another choice"
+        )
+    return settings
+
+
+def _method_class(config: DictConfig) -> type[Method]:
+    return get_class(config.method._target_)
+
+
+def _build(place: str, node: DictConfig, *args: Any, **keys: Any) -> Any:
+    """Calls a node's `_target_` with its keys and the given arguments. What it says of a wrong
+    value becomes a request error with the place in the config."""
+    with _as_request_error(place):
+        return instantiate(node, _partial_=True, _convert_="all")(*args, **keys)
+
+
+@contextmanager
+def _as_request_error(place: str) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, TypeError, OmegaConfBaseException, InstantiationException) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise RequestError(f"{place}: {first}" if place else first) from error
+
+
+# ------------------------------------------------------------------ the parts
+
+
+def build_loss(config: DictConfig) -> nn.Module:
+    return _build("loss", config.loss)
+
+
+def build_data(config: DictConfig, *, supervised: bool) -> DataSet:
+    workers = config.data.workers
+    with _as_request_error(""):
+        options = ReadOptions(
+            cache_dir=_cache_dir(config.data.cache_dir),
+            memory_limit_gb=config.data.memory_limit_gb,
+            workers=available_cpus() if workers == "auto" else workers,
+            supervised=supervised,
+        )
+    return _build("dataset", config.dataset, options=options)
+
+
+def _cache_dir(given: str | None) -> Path:
+    if given is not None:
+        return Path(given).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "tcl-train"
+
+
+def build_augment(
+    config: DictConfig, data: DataSet, *, view_sizes: Iterable[int | None] = (None,)
+) -> Augment:
+    """Raises RequestError for a wrong setting and for images of which it cannot make views of these
+    sides."""
+    presets = {
+        place: {name: _build(f"{place}.{name}", node) for name, node in config[place].items()}
+        for place in ("augment", "second_view")
+        if config.get(place) is not None
+    }
+    normalize = Normalize(size=data.image_size, mean=data.mean, std=data.std)
+    augment = Augment(presets["augment"], normalize, presets.get("second_view"))
+    with _as_request_error(""):
+        for size in view_sizes:
+            augment.at(size).check(data.image_size, data.image_size)
+    return augment
+
+
+def build_encoder(config: DictConfig, *, image_size: int) -> Encoder:
+    """With the initial weights that the seed decides."""
+    with seeded(config.seed, "encoder"):
+        return _build("encoder", config.encoder, image_size)
+
+
+def build_projector(config: DictConfig, *, feature_dim: int) -> nn.Module:
+    """With the initial weights that the seed decides."""
+    with seeded(config.seed, "projector"):
+        return _build("projector", config.projector, feature_dim)
+
+
+def build_method(
+    config: DictConfig, *, encoder: Encoder, loss: nn.Module, num_classes: int
+) -> Method:
+    """The encoder with what trains it."""
+    projector = build_projector(config, feature_dim=encoder.feature_dim)
+    with seeded(config.seed, "method"):
+        return _build(
+            "method",
+            config.method,
+            encoder=encoder,
+            projector=projector,
+            loss=loss,
+            num_classes=num_classes,
+        )
+
+
+def build_optimizer(config: DictConfig, method: Method) -> Optimizer:
+    return _build("optimizer", config.optimizer, method, config.lr)
+
+
+def build_schedule(config: DictConfig) -> Schedule:
+    return _build("scheduler", config.scheduler)
+
+
+def build_probe(config: DictConfig) -> Probe:
+    return _build("probe", config.probe)

@@ -1,0 +1,1 @@
+"""What is typed: overrides, choices, the dispatch to commands, and the exit status."""

@@ -1,0 +1,28 @@
+"""What there is to choose from: the config groups and their files."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+CONFIG_NAME = "train"
+SECOND_VIEW = "second_view"  # where augment@second_view=PRESET puts the preset
+
+
+def config_dir() -> Path:
+    """The configs: inside the package when installed, beside it in a checkout."""
+    package = Path(__file__).resolve().parent.parent
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.parent / "configs"
+
+
+def groups() -> list[str]:
+    """The config groups that users choose from; the recipe comes with the data set."""
+    found = (path.name for path in config_dir().iterdir() if path.is_dir())
+    return sorted(name for name in found if name != "recipe")
+
+
+def choices(group: str) -> list[str]:
+    """The choices of a group: its YAML files, resnet8 before resnet18."""
+    names = (path.stem for path in (config_dir() / group).glob("*.yaml"))
+    return sorted(names, key=lambda name: re.sub(r"\d+", lambda m: m[0].zfill(6), name))

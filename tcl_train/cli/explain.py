@@ -1,0 +1,177 @@
+"""Why words cannot be carried out, in one line that helps.
+
+An unknown key is answered with the nearest known one, an unknown choice with the list.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
+from typing import Any
+
+from hydra import compose
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from tcl_train.cli.choices import CONFIG_NAME, SECOND_VIEW, choices, config_dir, groups
+from tcl_train.errors import RequestError
+
+
+def check_words(overrides: Sequence[Override], config: DictConfig) -> None:
+    """Finds what Hydra lets pass: an added key that nothing reads, a value in place of settings.
+
+    Raises:
+        RequestError: explains the first such word.
+    """
+    known = _settings() | set(groups())
+    for override in overrides:
+        root = override.key_or_group.split(".")[0]
+        if _is_added(override) and root not in known:
+            known |= set(map(str, _without_values(overrides)))  # the loss brings some, too
+            if root not in known:
+                raise RequestError(_unknown_key(override, known))
+        if root != "hydra" and not is_group(override):
+            _check_kind(override, config, overrides)
+
+
+def _check_kind(override: Override, config: DictConfig, overrides: Iterable[Override]) -> None:
+    """A single value must not take the place of settings."""
+    key = override.key_or_group
+    parent, _, name = key.rpartition(".")
+    node = OmegaConf.select(config, parent) if parent else config
+    if not isinstance(node, DictConfig) or name not in node:
+        return
+    if isinstance(node._get_node(name), DictConfig) or not _holds_settings(key, node):
+        return
+    before = OmegaConf.select(_without_values(overrides), key)
+    names = ", ".join(map(str, before)) if isinstance(before, DictConfig) else "_target_"
+    raise RequestError(
+        f"{override.input_line}: {key} holds settings of its own; set one of {names}, "
+        f"as in {key}.KEY=VALUE"
+    )
+
+
+def _holds_settings(key: str, parent: DictConfig) -> bool:
+    """Whether settings belong below a key. Known without composing again, for a quick start: they
+    do at some roots, and where a group's choice has parts of its own, as augment does."""
+    place = key.rpartition(".")[0]
+    if place:
+        return place in groups() and "_target_" not in parent
+    return isinstance(_root().get(key), DictConfig)
+
+
+@cache
+def _root() -> DictConfig:
+    root = OmegaConf.load(config_dir() / f"{CONFIG_NAME}.yaml")
+    assert isinstance(root, DictConfig)
+    return root
+
+
+def _settings() -> set[str]:
+    return {str(key) for key in _root()} - {"defaults"}
+
+
+def _without_values(overrides: Iterable[Override]) -> DictConfig:
+    """What the choices alone give: what was there before values were set."""
+    return compose(CONFIG_NAME, _of_groups(overrides), return_hydra_config=True)
+
+
+def _is_added(override: Override) -> bool:
+    return override.is_add() or override.is_force_add()
+
+
+def _of_groups(overrides: Iterable[Override]) -> list[str]:
+    """The words that choose, without those that set values."""
+    return [o.input_line for o in overrides if is_group(o) and o.input_line is not None]
+
+
+def is_group(override: Override) -> bool:
+    """Whether a word chooses, rather than sets a value."""
+    group = override.key_or_group
+    return group.startswith("hydra/") or group in groups()
+
+
+def explain(overrides: Sequence[Override], error: Exception) -> str:
+    """What to say when Hydra could not compose these."""
+    for override in overrides:
+        if is_group(override) and not override.key_or_group.startswith("hydra/"):
+            group, value = override.key_or_group, str(override.get_value_element_as_str())
+            place = f"{group}@{override.package}" if override.package else group
+            if value not in choices(group) and not (group == "experiment" and value == "null"):
+                near = _nearest(value, choices(group))
+                return (
+                    f"{place}={value}: no such {group}{near}; choose one of "
+                    f"{', '.join(choices(group))}"
+                )
+    try:
+        base = _without_values(overrides)
+    except (HydraException, OmegaConfBaseException):
+        return first_line(error)
+    known = set(_keys(base))
+    for override in overrides:
+        if not is_group(override) and not _is_added(override):
+            key = override.key_or_group
+            if key not in known and not key.startswith("hydra."):
+                return _unknown_key(override, known)
+    return first_line(error)
+
+
+def _unknown_key(override: Override, known: set[str]) -> str:
+    key = override.key_or_group
+    if not key:
+        return f"{override.input_line}: not understood; write key=value or group=choice"
+    if key.split(".")[0] == SECOND_VIEW:
+        return (
+            f"{override.input_line}: the second view has no preset of its own; give it one with "
+            f"augment@{SECOND_VIEW}=PRESET, one of {', '.join(choices('augment'))}"
+        )
+    with_key = _losses_with(key)
+    if with_key:
+        return (
+            f"{override.input_line}: the chosen loss has no {key}; "
+            f"losses that have one: {', '.join(with_key)}"
+        )
+    parent = key.rpartition(".")[0]
+    siblings = [name for name in known if name.rpartition(".")[0] == parent]
+    if parent and siblings:
+        names = sorted(name.rpartition(".")[2] for name in siblings)
+        listed = ", ".join(name for name in names if name != "_target_")
+        return f"{key}: no such key{_nearest(key, siblings)}; {parent} has {listed}"
+    near = _nearest(key, sorted(known | set(groups())))
+    return f"{key}: no such key{near}; tcl-train --help lists them"
+
+
+def _losses_with(key: str) -> list[str]:
+    """The losses that bring a root key of this name."""
+    return [
+        name
+        for name in choices("loss")
+        if key in OmegaConf.load(config_dir() / "loss" / f"{name}.yaml")
+        and key not in ("loss", "defaults")
+    ]
+
+
+def _keys(config: DictConfig, prefix: str = "") -> Iterator[str]:
+    """All keys in dotted form."""
+    for name in config:
+        key = prefix + str(name)
+        if key == "hydra":
+            continue
+        yield key
+        node: Any = config._get_node(name)
+        if isinstance(node, DictConfig) and not node._is_none() and not node._is_interpolation():
+            yield from _keys(node, f"{key}.")
+
+
+def _nearest(word: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    if not near:  # a key that is typed without the group it is in
+        near = [key for key in known if key.rsplit(".", 1)[-1] == word][:1]
+    return f", did you mean {near[0]}?" if near else ""
+
+
+def first_line(error: Exception) -> str:
+    return " ".join(str(error).split("\n")[:2]).strip()

@@ -1,0 +1,35 @@
+"""What a config may ask of the machine.
+
+    epochs: ${in_half_precision:30,12}
+
+is 30 where the run computes in half precision and 12 elsewhere. `precision=auto` takes half
+precision only where it is the faster one, so that a recipe that promises a time can keep it on both
+kinds of machine. The resolved values are what `config.yaml` and `result.json` hold.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from tcl_train.errors import RequestError
+
+
+def register() -> None:
+    """Makes the resolvers known to OmegaConf."""
+    OmegaConf.register_new_resolver("in_half_precision", in_half_precision, replace=True)
+
+
+def in_half_precision(yes: Any, no: Any, *, _root_: DictConfig) -> Any:
+    """`yes` where the config's `precision` on its `device` means bf16 or fp16, else `no`."""
+    from tcl_train.runtime.device import (  # torch, when it is asked for
+        choose_device,
+        choose_precision,
+    )
+
+    try:
+        precision, _ = choose_precision(_root_.precision, choose_device(_root_.device))
+    except RequestError:  # the run refuses these words by itself, and says why
+        return no
+    return yes if precision in ("bf16", "fp16") else no

@@ -1,0 +1,91 @@
+"""The files that a run leaves, and who may write them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from tcl_train.cli.overrides import typed
+from tcl_train.errors import RequestError
+
+NEEDED_KEYS = ("names", "overrides", "encoder", "dataset", "seed")
+
+
+class RunDir:
+    """A run's directory. `result.json` is there if and only if the run finished."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path).expanduser()
+        self.config = self.path / "config.yaml"
+        self.log = self.path / "train.log"
+        self.metrics = self.path / "metrics.jsonl"
+        self.checkpoints = self.path / "checkpoints"
+        self.tensorboard = self.path / "tensorboard"
+        self.result = self.path / "result.json"
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    @property
+    def finished(self) -> bool:
+        return self.result.exists()
+
+    @property
+    def started(self) -> bool:
+        return self.config.exists()
+
+    def check_free(self) -> None:
+        """Raises RequestError if another run has been here."""
+        if self.finished:
+            raise RequestError(
+                f"hydra.run.dir={self}: holds a finished run, which stays as it is; "
+                "give another directory"
+            )
+        if self.started:
+            raise RequestError(
+                f"hydra.run.dir={self}: holds an unfinished run; go on with it by "
+                f"{typed('resume', self)}, or give another directory"
+            )
+
+    def check_resumable(self) -> None:
+        """Raises RequestError unless an unfinished run is here."""
+        if not self.started:
+            raise RequestError(
+                f"resume={self}: holds no run (no config.yaml); give a run directory"
+            )
+        if self.finished:
+            raise RequestError(f"resume={self}: this run is finished; its result is {self.result}")
+
+    def claim(self, config: DictConfig) -> None:
+        """Makes the directory and writes `config.yaml`, unless another run was faster."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with self.config.open("x", encoding="utf-8") as file:
+                file.write(OmegaConf.to_yaml(config, resolve=True))
+        except FileExistsError:
+            self.check_free()
+            raise RequestError(f"hydra.run.dir={self}: is a file; give a directory") from None
+        except OSError as error:
+            raise RequestError(
+                f"hydra.run.dir={self}: cannot be written ({error.strerror}); give another one"
+            ) from error
+
+    def read_config(self) -> DictConfig:
+        """`config.yaml`. Raises RequestError where there is none or it cannot be read."""
+        try:
+            config = OmegaConf.load(self.config)
+        except FileNotFoundError:
+            raise RequestError(
+                f"{self}: holds no run (no config.yaml); give a run directory"
+            ) from None
+        except Exception as error:
+            raise RequestError(f"{self.config}: not readable as YAML ({error})") from error
+        if not isinstance(config, DictConfig) or any(key not in config for key in NEEDED_KEYS):
+            raise RequestError(f"{self.config}: is not the config of a run; give a run directory")
+        return config
+
+    def read_result(self) -> dict[str, Any]:
+        return json.loads(self.result.read_text())

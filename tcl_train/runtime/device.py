@@ -1,0 +1,152 @@
+"""What the run computes on: device, precision, compilation, and the signals that stop it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from types import FrameType
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.profiler import record_function
+
+from tcl_train.errors import Interrupted, RequestError
+from tcl_train.runtime.memory import keep_freed_memory
+
+log = logging.getLogger(__name__)
+
+Module = TypeVar("Module", bound=nn.Module)
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Runtime:
+    """One device and one precision.
+
+    `precision` and `device` hold what was chosen; the loop asks for nothing but
+    :meth:`autocast` and :meth:`update`.
+    """
+
+    def __init__(self, *, device: str, precision: str, compile: bool) -> None:
+        self.device = choose_device(device)
+        self.precision, why = choose_precision(precision, self.device)
+        self.compile = compile
+        self._scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
+        if self.device.type == "cuda":
+            torch.backends.cudnn.benchmark = True
+        if self.device.type == "cpu":
+            keep_freed_memory()
+        log.info("device %s, precision %s (%s)", self.device, self.precision, why)
+
+    def prepare(self, method: nn.Module, encoder: nn.Module) -> None:
+        """Places a method; compiles its encoder if asked."""
+        self.place(method)
+        if self.compile:
+            encoder.compile()  # in place, so that state-dict keys stay as they are
+
+    def place(self, module: Module) -> Module:
+        """Moves a module to the device, in channels-last order, in place."""
+        return module.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """Half precision where the run uses it; float32 otherwise."""
+        return torch.autocast(
+            self.device.type, _DTYPES[self.precision], enabled=self.precision != "fp32"
+        )
+
+    def update(self, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+        """Gradients of the loss, and one optimiser step."""
+        optimizer.zero_grad(set_to_none=True)
+        with record_function("backward"):
+            self._scaler.scale(loss).backward()
+        with record_function("optimizer"):
+            self._scaler.step(optimizer)
+            self._scaler.update()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"precision": self.precision, "scaler": self._scaler.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._scaler.load_state_dict(state["scaler"])
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` is CUDA, else MPS, else the CPU. Raises RequestError for one that is not there."""
+    there = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if name == "auto":
+        name = next(device for device, available in there.items() if available)
+    if not there.get(name):
+        available = ", ".join(device for device, yes in there.items() if yes)
+        raise RequestError(f"device={name}: there is none on this machine; give {available}")
+    return torch.device(name)
+
+
+def choose_precision(name: str, device: torch.device) -> tuple[str, str]:
+    """The precision for `name` and the reason for it."""
+    if name == "fp16" and device.type == "cpu":
+        raise RequestError("precision=fp16 does not train on the CPU; give auto, fp32 or bf16")
+    if name != "auto":
+        return name, "as given"
+    if device.type == "cuda":
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return "bf16", "auto: the GPU computes in it"
+        return "fp16", "auto: the GPU has no bf16"
+    if device.type == "cpu":
+        if cpu_computes_in_bf16():
+            return "bf16", "auto: the CPU has instructions for it"
+        return "fp32", "auto: the CPU has no bf16 instructions, so half precision would be slower"
+    return "fp32", "auto"
+
+
+def cpu_computes_in_bf16() -> bool:
+    """Whether the CPU has AVX-512-bf16 or AMX; without them bf16 is emulated and slower."""
+    from torch import cpu
+
+    return cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported()
+
+
+def available_cpus() -> int:
+    """The CPUs that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+class Signals:
+    """Whether the user or the system has asked the run to stop.
+
+    Inside :meth:`caught` the first SIGINT or SIGTERM is remembered and the run stops at the next
+    :meth:`check`, which raises Interrupted; the second stops at once.
+    """
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+
+    @contextmanager
+    def caught(self) -> Iterator[None]:
+        signums = (signal.SIGINT, signal.SIGTERM)
+        before = {signum: signal.signal(signum, self._receive) for signum in signums}
+        try:
+            yield
+        finally:
+            for signum, handler in before.items():
+                signal.signal(signum, handler)
+
+    def _receive(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        if self.received is not None:
+            raise Interrupted(signum)
+        self.received = signum
+
+    def check(self) -> None:
+        if self.received is not None:
+            raise Interrupted(self.received)

@@ -1,0 +1,50 @@
+"""What a config may ask of the machine."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from tcl_train.cli import compose, resolvers
+from tcl_train.runtime import device as runtime
+
+
+@pytest.fixture(autouse=True)
+def _no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+
+
+def epochs(precision: str, device: str = "auto") -> int:
+    resolvers.register()
+    text = "${in_half_precision:30,12}"
+    return OmegaConf.create({"precision": precision, "device": device, "epochs": text}).epochs
+
+
+@pytest.mark.parametrize("bf16", [True, False])
+def test_auto_asks_what_the_cpu_computes_in(monkeypatch: pytest.MonkeyPatch, bf16: bool) -> None:
+    monkeypatch.setattr(runtime, "cpu_computes_in_bf16", lambda: bf16)
+    assert epochs("auto") == (30 if bf16 else 12)
+
+
+@pytest.mark.parametrize(("precision", "expected"), [("bf16", 30), ("fp32", 12)])
+def test_what_is_typed_counts_on_any_machine(precision: str, expected: int) -> None:
+    assert epochs(precision) == expected
+
+
+@pytest.mark.parametrize("words", [("auto", "cuda"), ("fp16", "cpu"), ("bf15", "cpu")], ids=str)
+def test_what_the_run_will_refuse_is_left_to_it(words: tuple[str, str]) -> None:
+    assert epochs(*words) == 12
+
+
+def test_the_recipe_for_two_cpu_cores_keeps_its_time_on_both_kinds_of_cpu() -> None:
+    """And its config holds what came of it."""
+    half, single = (
+        compose.compose_run(["experiment=cpu20", f"precision={precision}"]).config
+        for precision in ("bf16", "fp32")
+    )
+    assert half.epochs > single.epochs
+    for config in (half, single):
+        assert "${" not in OmegaConf.to_yaml(config)
+        assert config.view_size[-1][0] < config.epochs

@@ -1,0 +1,305 @@
+"""Sweeps: a job for each combination, each in a directory and a process of its own.
+
+The fast tests put a stand-in in the place of the processes; the slow ones start them.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from tcl_train.cli import sweep
+from tcl_train.cli.compose import compose_run, parse
+from tcl_train.errors import Interrupted, RequestError
+from tcl_train.run.directory import RunDir
+
+RESULT = {"top1": 90.0, "top5": 99.0, "knn_top1": 85.0, "random_encoder_top1": 70.0}
+RESULT |= {"images_per_second": 1000.0, "wall_seconds": 2.5}
+
+
+class Children:
+    """Stands in for the processes. Each finishes its run with RESULT, unless `statuses` says
+    otherwise for one of the words that it is started with."""
+
+    def __init__(self) -> None:
+        self.commands: list[list[str]] = []
+        self.statuses: dict[str, int] = {}
+        self.signals: list[int] = []
+        self.while_it_runs: Callable[[], object] = lambda: None
+
+    def __call__(self, command: list[str]) -> Children:
+        self.commands.append(command)
+        return self
+
+    def wait(self) -> int:
+        self.while_it_runs()
+        words = self.commands[-1]
+        status = next((s for word, s in self.statuses.items() if word in words), 0)
+        if status in (0, 1, 130, 143):  # it came as far as its run directory
+            job = understood(words)
+            run_dir = RunDir(job.directory)
+            if not run_dir.started:
+                run_dir.claim(compose_run(job.words).config)
+            if status == 0:
+                run_dir.result.write_text(json.dumps(RESULT))
+        return status
+
+    def send_signal(self, signum: int) -> None:
+        self.signals.append(signum)
+
+
+class Job(NamedTuple):
+    """What tcl-train understands of the words that it is started with."""
+
+    words: list[str]
+    how: str  # hydra.run.dir or resume
+    directory: Path
+
+
+def understood(command: list[str]) -> Job:
+    assert command[:3] == [sys.executable, "-m", "tcl_train"]
+    *words, place = command[3:]
+    (override,) = parse([place])
+    assert override.key_or_group in ("hydra.run.dir", "resume")
+    return Job(words, override.key_or_group, Path(str(override.value())))
+
+
+@pytest.fixture
+def children(monkeypatch: pytest.MonkeyPatch) -> Children:
+    children = Children()
+    monkeypatch.setattr(sweep.subprocess, "Popen", children)
+    return children
+
+
+@pytest.fixture
+def tcl_train(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`tcl_train(words)`: a sweep into the directory `sweep`."""
+    return lambda *words: command("-m", *words, "hydra.sweep.dir=sweep")
+
+
+def table() -> list[dict[str, str]]:
+    with Path("sweep/sweep.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def column(name: str) -> list[str]:
+    return [row[name] for row in table()]
+
+
+# ------------------------------------------------------------------ jobs and their table
+
+
+def test_each_combination_is_a_job_with_a_directory_and_a_row_of_its_own(
+    children: Children, tcl_train: Callable[..., Any]
+) -> None:
+    outcome = tcl_train("loss=ce,tcl", "seed=7", "epochs=1")
+    assert (outcome.status, outcome.err) == (0, "")
+    jobs = [understood(command) for command in children.commands]
+    for job, row, loss in zip(jobs, table(), ("ce", "tcl"), strict=True):
+        assert set(job.words) == {f"loss={loss}", "seed=7", "epochs=1"}
+        assert job.how == "hydra.run.dir"
+        assert job.directory.parent.resolve() == Path("sweep").resolve()
+        # Named after what the sweep varies.
+        assert loss in job.directory.name
+        assert "epochs" not in job.directory.name
+        assert (row["loss"], row["seed"], row["epochs"]) == (loss, "7", "1")
+        assert row["status"] == "finished"
+        assert Path(row["dir"]).resolve() == job.directory.resolve()
+        assert {name: float(row[name]) for name in RESULT} == RESULT
+    assert jobs[0].directory != jobs[1].directory
+
+
+@pytest.mark.parametrize("name", ["0_probe.l2-[1,0.1]", "0_loss=ce", "with 'quotes' and space"])
+def test_a_job_goes_into_its_directory_whatever_its_name(
+    children: Children, tmp_path: Path, name: str
+) -> None:
+    """Values may be lists, and a user may name the directories otherwise."""
+    sweep.run_job(["seed=1"], tmp_path / name, tmp_path)
+    assert understood(children.commands[0]).directory == tmp_path / name
+    assert RunDir(tmp_path / name).finished
+
+
+@pytest.mark.parametrize("words", [["loss=ce,bogus"], ["seed=1,2", "epocs=3"]])
+def test_a_wrong_word_is_refused_before_the_first_job_starts(
+    children: Children, refused: Callable[..., str], words: list[str]
+) -> None:
+    line = refused("-m", *words, "hydra.sweep.dir=sweep")
+    assert words[-1].split("=")[0] in line
+    assert not children.commands
+
+
+def test_jobs_that_are_added_later_join_the_table(tmp_path: Path) -> None:
+    """With settings that the earlier ones did not name."""
+    for number, words in enumerate((["seed=1"], ["seed=1", "tau=0.5"])):
+        sweep._note(tmp_path / "sweep.csv", tmp_path / str(number), words, 0)
+    with (tmp_path / "sweep.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["seed"], row["tau"]) for row in rows] == [("1", ""), ("1", "0.5")]
+    assert [path.name for path in tmp_path.iterdir()] == ["sweep.csv"]
+
+
+# ------------------------------------------------------------------ failing, and once more
+
+
+def test_a_job_that_fails_is_seen_stops_no_other_and_is_run_again_with_the_sweep(
+    children: Children, tcl_train: Callable[..., Any]
+) -> None:
+    children.statuses = {"seed=1": 1}
+    outcome = tcl_train("seed=1,2")
+    assert outcome.status == 1
+    assert len(children.commands) == 2
+    assert column("status") == ["failed", "finished"]
+    assert column("top1") == ["", "90.0"]
+
+    finished = RunDir(column("dir")[1]).result
+    before = finished.stat().st_mtime_ns
+    children.commands, children.statuses = [], {}
+    outcome = tcl_train("seed=1,2")
+    assert outcome.status == 0
+    assert outcome.out.count("finished before, passed") == 1
+    (again,) = map(understood, children.commands)
+    assert ("seed=1" in again.words, again.how) == (True, "resume")
+    assert column("status") == ["finished"] * 2
+    assert column("seed") == ["1", "2"]
+    assert finished.stat().st_mtime_ns == before
+
+
+def test_a_job_that_was_refused_left_nothing_to_go_on_with_and_starts_anew(
+    children: Children, tmp_path: Path
+) -> None:
+    children.statuses = {"seed=1": 2}
+    assert sweep.run_job(["seed=1"], tmp_path / "0", tmp_path) == 2
+    assert "bad request" in (tmp_path / "sweep.csv").read_text()
+    children.statuses = {}
+    assert sweep.run_job(["seed=1"], tmp_path / "0", tmp_path) == 0
+    assert [understood(command).how for command in children.commands] == ["hydra.run.dir"] * 2
+
+
+def test_another_sweep_does_not_take_a_run_for_its_own(children: Children, tmp_path: Path) -> None:
+    sweep.run_job(["seed=1"], tmp_path / "0", tmp_path)
+    with pytest.raises(RequestError, match=r"holds another run \(seed=1\).*hydra\.sweep\.dir"):
+        sweep.run_job(["seed=2"], tmp_path / "0", tmp_path)
+    assert len(children.commands) == 1
+
+
+def test_a_job_that_is_killed_has_the_status_that_a_shell_gives_it(children: Children) -> None:
+    children.statuses = {"x": -9}
+    assert sweep._run(["x"]) == 137
+
+
+# ------------------------------------------------------------------ stopping
+
+
+def test_an_interrupted_job_ends_the_sweep_in_good_order(
+    children: Children, tcl_train: Callable[..., Any], one_line: Callable[[str], str]
+) -> None:
+    children.statuses = {"seed=1": 143}
+    outcome = tcl_train("seed=1,2")
+    assert len(children.commands) == 1  # the other is not started
+    assert column("status") == ["interrupted"]
+    assert outcome.status == 143
+    assert "hydra.sweep.dir=sweep" in one_line(outcome.err)
+
+
+@pytest.mark.parametrize("status", [130, 143])
+def test_an_interrupted_job_says_how_to_go_on_with_the_sweep(
+    children: Children, tmp_path: Path, status: int
+) -> None:
+    children.statuses = {"seed=1": status}
+    with pytest.raises(Interrupted, match=f"again with hydra.sweep.dir={tmp_path}") as caught:
+        sweep.run_job(["seed=1"], tmp_path / "0", tmp_path)
+    assert caught.value.exit_status == status
+
+
+def test_a_termination_is_passed_on_and_the_job_waited_for(children: Children) -> None:
+    """A terminal sends SIGINT to the job by itself; SIGTERM comes to us alone."""
+    children.statuses = {"x": 2}
+    children.while_it_runs = lambda: signal.raise_signal(signal.SIGTERM)
+    assert sweep._run(["x"]) == 2
+    assert children.signals == [signal.SIGTERM]
+    children.while_it_runs = lambda: signal.raise_signal(signal.SIGINT)
+    assert sweep._run(["x"]) == 2
+    assert children.signals == [signal.SIGTERM]
+
+
+# ------------------------------------------------------------------ with real processes
+
+
+@pytest.mark.slow
+def test_a_sweep_trains_once_for_each_combination(
+    tcl_train: Callable[..., Any], tiny_words: Callable[..., list[str]], contents: Any
+) -> None:
+    words = [word for word in tiny_words() if not word.startswith("probe")]
+    outcome = tcl_train(*words, "loss=ce,tcl", "seed=1,2")
+    assert (outcome.status, outcome.err) == (0, "")
+    assert column("status") == ["finished"] * 4
+    results = [RunDir(row["dir"]).read_result() for row in table()]
+    assert [(r["loss"]["name"], r["seed"]) for r in results] == [
+        ("ce", 1),
+        ("ce", 2),
+        ("tcl", 1),
+        ("tcl", 2),
+    ]
+    assert [float(row["top1"]) for row in table()] == [r["top1"] for r in results]
+    before = contents(Path("sweep"))
+    assert tcl_train(*words, "loss=ce,tcl", "seed=1,2").status == 0
+    after = contents(Path("sweep"))
+    changed = {name for name in after if after[name] != before.get(name)}
+    assert changed <= {"sweep.csv", "multirun.yaml"}
+
+
+@pytest.mark.slow
+def test_a_job_that_cannot_run_is_seen_and_the_next_one_finishes(
+    tcl_train: Callable[..., Any],
+    tiny_words: Callable[..., list[str]],
+) -> None:
+    assert tcl_train(*tiny_words(), "tau=0,0.1").status == 2
+    assert column("status") == ["bad request", "finished"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT], ids=["TERM", "INT"])
+def test_a_sweep_that_is_interrupted_stops_and_goes_on_when_it_is_run_again(
+    signum: signal.Signals,
+    start: Callable[..., subprocess.Popen[str]],
+    tiny_words: Callable[..., list[str]],
+    tmp_path: Path,
+) -> None:
+    words = [*tiny_words("epochs=8"), "seed=1,2", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
+    process = start("tcl-train", "-m", *words)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("epoch 1/8"):
+            process.send_signal(signum)
+            if signum == signal.SIGINT:  # a terminal sends it to all of them
+                (child,) = children_of(process.pid)
+                os.kill(child, signum)
+            break
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 128 + signum
+    assert "Traceback" not in err
+    assert f"hydra.sweep.dir={tmp_path / 'sweep'}" in err.splitlines()[-1]
+    assert "seed=2" not in out
+    (first,) = (path for path in (tmp_path / "sweep").iterdir() if path.is_dir())
+    assert RunDir(first).started
+    assert not RunDir(first).finished
+    again = start("tcl-train", "-m", *words)
+    out, err = again.communicate(timeout=240)
+    assert (again.returncode, err) == (0, "")
+    assert "going on from step" in out
+    assert RunDir(first).finished
+
+
+def children_of(pid: int) -> list[int]:
+    command = ["ps", "-o", "pid=", "--ppid", str(pid)]
+    listed = subprocess.run(command, capture_output=True, text=True)
+    return [int(word) for word in listed.stdout.split()]

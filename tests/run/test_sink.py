@@ -1,0 +1,210 @@
+"""Where numbers and messages go."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tcl_train.run.directory import RunDir
+from tcl_train.run.sink import Sink, log_to_file, log_to_terminal, progress_bar
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> RunDir:
+    run_dir = RunDir(tmp_path / "run")
+    run_dir.path.mkdir()
+    return run_dir
+
+
+def lines(run_dir: RunDir) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in run_dir.metrics.read_text().splitlines()]
+
+
+def curves(run_dir: RunDir) -> dict[str, list[tuple[int, float]]]:
+    """What TensorBoard reads: the points of each curve."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TensorBoard's own, about its dependencies
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        events = EventAccumulator(str(run_dir.tensorboard))
+        events.Reload()
+    return {
+        name: [(event.step, event.value) for event in events.Scalars(name)]
+        for name in events.Tags()["scalars"]
+    }
+
+
+def pictures(run_dir: RunDir) -> list[Any]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        events = EventAccumulator(str(run_dir.tensorboard))
+        events.Reload()
+    return events.Images("views")
+
+
+def long_ago(run_dir: RunDir) -> None:
+    """TensorBoard orders files by the second in which they were begun."""
+    for path in run_dir.tensorboard.iterdir():
+        path.rename(path.with_name("events.out.tfevents.0000000001.here.1.0"))
+
+
+# ------------------------------------------------------------------ numbers
+
+
+def test_every_write_is_a_line_and_a_point_of_each_curve(run_dir: RunDir) -> None:
+    with Sink(run_dir) as sink:
+        sink.write(1, 0, {"loss": 2.5, "lr": 0.5})
+        sink.write(2, 0, {"loss": 1.5, "lr": 0.25})
+    assert lines(run_dir) == [
+        {"step": 1, "epoch": 0, "loss": 2.5, "lr": 0.5},
+        {"step": 2, "epoch": 0, "loss": 1.5, "lr": 0.25},
+    ]
+    expected = {"train/loss": [(1, 2.5), (2, 1.5)], "train/lr": [(1, 0.5), (2, 0.25)]}
+    assert curves(run_dir) == expected
+
+
+def test_a_line_can_be_read_before_the_run_ends(run_dir: RunDir) -> None:
+    with Sink(run_dir) as sink:
+        sink.write(1, 0, {"loss": 2.5})
+        assert len(lines(run_dir)) == 1
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_what_is_not_finite_is_null(run_dir: RunDir, value: float) -> None:
+    with Sink(run_dir) as sink:
+        sink.write(1, 0, {"loss": 1.0, "positive_similarity": value})
+    assert lines(run_dir) == [{"step": 1, "epoch": 0, "loss": 1.0, "positive_similarity": None}]
+
+
+def test_what_a_resumed_run_writes_again_is_taken_out_first(run_dir: RunDir) -> None:
+    with Sink(run_dir) as sink:
+        for step in range(1, 6):
+            sink.write(step, 0, {"loss": float(step)})
+    long_ago(run_dir)
+    with Sink(run_dir, first_step=3) as sink:
+        for step in range(4, 7):
+            sink.write(step, 1, {"loss": 10.0 * step})
+    expected = [(1, 1.0), (2, 2.0), (3, 3.0), (4, 40.0), (5, 50.0), (6, 60.0)]
+    assert [(line["step"], line["loss"]) for line in lines(run_dir)] == expected
+    assert curves(run_dir) == {"train/loss": expected}
+
+
+def test_a_run_that_starts_over_takes_all_out(run_dir: RunDir) -> None:
+    """It was killed before its first checkpoint."""
+    with Sink(run_dir) as sink:
+        sink.write(1, 0, {"loss": 1.0})
+        sink.write(2, 0, {"loss": 2.0})
+    long_ago(run_dir)
+    with Sink(run_dir, first_step=0) as sink:
+        sink.write(1, 0, {"loss": 10.0})
+    assert [(line["step"], line["loss"]) for line in lines(run_dir)] == [(1, 10.0)]
+    assert curves(run_dir) == {"train/loss": [(1, 10.0)]}
+
+
+@pytest.mark.parametrize("rest", ['{"step": 2, "lo', "\x00\x00", "3\n", '{"epoch": 1}\n'])
+def test_half_a_line_from_a_run_that_was_killed_is_taken_out(run_dir: RunDir, rest: str) -> None:
+    run_dir.metrics.write_text('{"step": 1, "epoch": 0, "loss": 1.0}\n' + rest)
+    with Sink(run_dir, first_step=5) as sink:
+        sink.write(6, 0, {"loss": 6.0})
+    assert [line["step"] for line in lines(run_dir)] == [1, 6]
+
+
+def test_the_files_are_closed_when_the_run_fails(run_dir: RunDir) -> None:
+    def fail() -> None:
+        with Sink(run_dir) as sink:
+            sink.write(1, 0, {"loss": 1.0})
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert curves(run_dir) == {"train/loss": [(1, 1.0)]}
+
+
+def test_tensorboard_reads_a_finished_run(finished: Any) -> None:
+    found = curves(finished.run_dir)
+    for name in ("loss", "chance_level", "lr", "images_per_second", "embedding_spread"):
+        assert [step for step, _ in found[f"train/{name}"]] == list(range(1, 11))
+    written = [line["loss"] for line in lines(finished.run_dir) if "loss" in line]
+    assert [value for _, value in found["train/loss"]] == pytest.approx(written)
+    top1 = finished.run_dir.read_result()["top1"]
+    assert found["eval/top1"] == [(10, pytest.approx(top1))]
+
+
+# ------------------------------------------------------------------ messages
+
+
+def test_messages_go_to_the_terminal_once_and_as_they_are(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    log_to_terminal()
+    log_to_terminal()  # a second command in one process
+    logging.getLogger("tcl_train.somewhere").info("epoch %d", 3)
+    assert capsys.readouterr() == ("epoch 3\n", "")
+
+
+def test_messages_go_to_the_log_with_the_time(run_dir: RunDir) -> None:
+    handler = log_to_file(run_dir)
+    package = logging.getLogger("tcl_train")
+    package.setLevel(logging.INFO)
+    logging.getLogger("tcl_train.somewhere").info("epoch %d, ä", 3)
+    package.removeHandler(handler)
+    handler.close()
+    (line,) = run_dir.log.read_text(encoding="utf-8").splitlines()
+    date, time, message = line.split(" ", 2)
+    assert message == "epoch 3, ä"
+    assert date.count("-") == 2
+    assert time.count(":") == 2
+
+
+def test_the_log_of_a_resumed_run_is_added_to(run_dir: RunDir) -> None:
+    run_dir.log.write_text("before\n")
+    handler = log_to_file(run_dir)
+    handler.handle(logging.makeLogRecord({"msg": "after"}))
+    logging.getLogger("tcl_train").removeHandler(handler)
+    handler.close()
+    assert [line.split()[-1] for line in run_dir.log.read_text().splitlines()] == [
+        "before",
+        "after",
+    ]
+
+
+class Screen(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_the_progress_bar_is_for_terminals_only(
+    monkeypatch: pytest.MonkeyPatch, terminal: bool
+) -> None:
+    stream = Screen() if terminal else io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    with progress_bar(total=10, done=3) as bar:
+        bar.update()
+        shown = stream.getvalue()
+    assert bool(shown) == terminal
+    assert bar.n == (4 if terminal else 3)
+
+
+# ------------------------------------------------------------------ pictures
+
+
+def test_a_picture_is_in_tensorboard(run_dir: RunDir) -> None:
+    image_CHW = torch.arange(3 * 4 * 5, dtype=torch.uint8).view(3, 4, 5)
+    with Sink(run_dir) as sink:
+        assert sink.is_new
+        sink.picture(0, "views", image_CHW)
+    (event,) = pictures(run_dir)
+    assert (event.step, event.width, event.height) == (0, 5, 4)
+    with Sink(run_dir, first_step=3) as sink:
+        assert not sink.is_new
