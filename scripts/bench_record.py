@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from tcl_train import __version__
-from tcl_train.commands.result import device_name, git_commit
+from tcl_train.runtime.code_version import git_commit
+from tcl_train.runtime.device import device_name
 
 
 def provenance(device: torch.device, command: str) -> dict[str, str]:

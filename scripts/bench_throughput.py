@@ -42,8 +42,8 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from tcl_train import build as configs
+from tcl_train.build import build_run
 from tcl_train.cli.compose import compose_run
-from tcl_train.commands.train import build_trainer
 from tcl_train.data.dataset import DataSet, Split
 from tcl_train.data.images import ArrayImages
 from tcl_train.engine.profile import PHASES, profiler
@@ -99,10 +99,7 @@ def encoder_alone(words: list[str], data: DataSet) -> Block:  # noqa: ARG001
 def whole_step(words: list[str], data: DataSet) -> Block:
     """tcl-train's steps, data included."""
     config = compose_run(words).config
-    runtime = runtime_of(config)
-    settings = configs.read_settings(config)
-    loss = configs.build_loss(config)
-    trainer = build_trainer(config, settings, loss=loss, data=data, runtime=runtime)
+    trainer = build_run(config, data=data).trainer
     trainer.method.train()
 
     def block(steps: int) -> None:

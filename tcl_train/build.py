@@ -1,7 +1,13 @@
 """From a composed config to checked settings and built parts.
 
-Nothing is written back into the config: what is derived (the stem, the mean, the steps) is
-worked out where it is built.
+Each command calls one function of this module and gets all that it works with:
+
+    run = build_run(config)                             # tcl-train
+    evaluation = build_evaluation(config, checkpoint)   # tcl-eval
+    encoder = load_encoder("outputs/...")               # Python
+
+The functions below them build single parts. Nothing is written back into the config: what is
+derived (the stem, the mean, the steps) is worked out where it is built.
 """
 
 from __future__ import annotations
@@ -10,6 +16,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +30,18 @@ from tcl_train import checks
 from tcl_train.data.augment import Augment
 from tcl_train.data.augment.pipeline import Normalize
 from tcl_train.data.dataset import DataSet, ReadOptions
+from tcl_train.data.loader import Loader
+from tcl_train.engine.fit import Trainer
 from tcl_train.engine.optimizers import Optimizer
 from tcl_train.engine.schedule import Schedule, by_epoch
 from tcl_train.errors import RequestError
+from tcl_train.evaluation.evaluate import Evaluator
 from tcl_train.evaluation.probe import Probe
 from tcl_train.methods.method import Method
 from tcl_train.models.encoder import Encoder
-from tcl_train.runtime.device import DEVICES, PRECISIONS, available_cpus
+from tcl_train.run import checkpoint
+from tcl_train.run.directory import RunDir
+from tcl_train.runtime.device import DEVICES, PRECISIONS, Runtime, available_cpus
 from tcl_train.runtime.randomness import seeded
 
 
@@ -116,7 +128,198 @@ def _as_request_error(place: str) -> Iterator[None]:
         raise RequestError(f"{place}: {first}" if place else first) from error
 
 
-# ------------------------------------------------------------------ the parts
+# ------------------------------------------------------------------ what a command works with
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """All parts of a training run."""
+
+    config: DictConfig
+    settings: Settings
+    data: DataSet
+    trainer: Trainer
+    evaluator: Evaluator
+
+
+def build_run(
+    config: DictConfig, *, resume_from: Path | None = None, data: DataSet | None = None
+) -> Run:
+    """Everything that pretraining and its evaluation need.
+
+    Args:
+        config: a composed config.
+        resume_from: a checkpoint of this run, where it continues; None: at step 0.
+        data: what to train on instead of the config's data set.
+
+    Raises:
+        RequestError: a value is out of range, the parts do not go together, data are missing, or
+            the checkpoint is not one of this run.
+    """
+    settings = read_settings(config)
+    loss, probe = build_loss(config), build_probe(config)  # wrong values, before data are read
+    state = None
+    if resume_from is not None:
+        state = checkpoint.load(resume_from, needed=Trainer.PARTS)
+    runtime = Runtime(
+        device=settings.device,
+        precision=settings.precision if state is None else state["runtime"]["precision"],
+        compile=settings.compile,
+    )
+    if data is None:
+        data = build_data(config, supervised=settings.supervised)
+    trainer = _build_trainer(config, settings, loss=loss, data=data, runtime=runtime)
+    if state is not None:
+        _restore(trainer, state, resume_from)
+    make_untrained = partial(build_encoder, config, image_size=data.image_size)
+    evaluator = Evaluator(
+        data=data,
+        probe=probe,
+        augment=trainer.augment,
+        runtime=runtime,
+        make_untrained=make_untrained if settings.random_encoder_baseline else None,
+        seed=settings.seed,
+        batch_size=settings.batch_size,
+        mirror_features=settings.mirror_features,
+    )
+    return Run(config=config, settings=settings, data=data, trainer=trainer, evaluator=evaluator)
+
+
+def _build_trainer(
+    config: DictConfig, settings: Settings, *, loss: nn.Module, data: DataSet, runtime: Runtime
+) -> Trainer:
+    """All that pretraining needs, at step 0."""
+    loader = Loader(
+        data.pretrain,
+        batch_size=settings.batch_size,
+        supervised=settings.supervised,
+        seed=settings.seed,
+        device=runtime.device,
+    )
+    encoder = build_encoder(config, image_size=data.image_size)
+    method = build_method(config, encoder=encoder, loss=loss, num_classes=len(data.classes))
+    runtime.prepare(method, encoder)
+    view_size = by_epoch("view_size", settings.view_size)
+    view_sizes = {view_size(epoch) for epoch in range(settings.epochs)}
+    return Trainer(
+        method=method,
+        loader=loader,
+        augment=build_augment(config, data, view_sizes=view_sizes),
+        optimizer=build_optimizer(config, method),
+        schedule=build_schedule(config),
+        runtime=runtime,
+        seed=settings.seed,
+        epochs=settings.epochs,
+        views=settings.views,
+        view_size=view_size,
+        lr=settings.lr,
+        log_every=settings.log_every,
+        about={
+            "image_size": data.image_size,
+            "mean": list(data.mean),
+            "std": list(data.std),
+            "classes": list(data.classes),
+        },
+    )
+
+
+def _restore(trainer: Trainer, state: dict[str, Any], path: Path | None) -> None:
+    try:
+        trainer.load_state_dict(state)
+    except (RuntimeError, KeyError, ValueError) as error:
+        raise RequestError(
+            f"{path}: does not fit this run's config ({str(error).splitlines()[0]})"
+        ) from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """All parts of the evaluation of a trained encoder.
+
+    step: the number of training steps that the encoder has seen.
+    """
+
+    config: DictConfig
+    data: DataSet
+    encoder: Encoder
+    evaluator: Evaluator
+    step: int
+
+
+def build_evaluation(config: DictConfig, path: Path) -> Evaluation:
+    """The encoder of a checkpoint with what measures it. Images are normalised by their own data
+    set's mean and standard deviation, as in the usual transfer protocol.
+
+    Raises:
+        RequestError: there is no whole checkpoint, it does not fit the config, or a value is wrong.
+    """
+    settings = read_settings(config)
+    probe = build_probe(config)
+    state = checkpoint.load(path, needed=ENCODER_PARTS)
+    encoder = _restore_encoder(config, state)
+    runtime = Runtime(device=settings.device, precision=settings.precision, compile=False)
+    data = build_data(config, supervised=True)
+    image_size = state["about"]["image_size"]
+    evaluator = Evaluator(
+        data=data,
+        probe=probe,
+        augment=build_augment(config, data),
+        runtime=runtime,
+        make_untrained=partial(build_encoder, config, image_size=image_size),
+        seed=settings.seed,
+        batch_size=settings.batch_size,
+        mirror_features=settings.mirror_features,
+    )
+    return Evaluation(
+        config=config,
+        data=data,
+        encoder=runtime.place(encoder),
+        evaluator=evaluator,
+        step=state["step"],
+    )
+
+
+ENCODER_PARTS = ("method", "about")  # of a checkpoint
+ENCODER_PREFIX = "encoder."
+
+
+def load_encoder(run: str | Path) -> Encoder:
+    """The encoder of a run, in evaluation mode, on the CPU: (N, 3, H, W) -> (N, feature_dim).
+
+    It takes images as pretraining saw them: values in [0, 1], minus `encoder.mean`, divided by
+    `encoder.std` (a value a channel), grey ones as three equal channels.
+
+    Args:
+        run: the run directory; finished or not, with a checkpoint.
+
+    Raises:
+        RequestError: there is no run or no whole checkpoint, or the two do not match.
+    """
+    run_dir = RunDir(run)
+    config = run_dir.read_config()
+    return _restore_encoder(config, checkpoint.load(run_dir.last_checkpoint, needed=ENCODER_PARTS))
+
+
+def _restore_encoder(config: DictConfig, state: dict[str, Any]) -> Encoder:
+    """The encoder of a loaded checkpoint; every key must match."""
+    about = state["about"]
+    encoder = build_encoder(config, image_size=about["image_size"])
+    weights = {
+        key.removeprefix(ENCODER_PREFIX): value
+        for key, value in state["method"].items()
+        if key.startswith(ENCODER_PREFIX)
+    }
+    try:
+        encoder.load_state_dict(weights)
+    except RuntimeError as error:
+        raise RequestError(
+            f"the checkpoint does not fit its config's encoder ({str(error).splitlines()[0]})"
+        ) from error
+    encoder.mean, encoder.std = tuple(about["mean"]), tuple(about["std"])
+    return encoder.eval()
+
+
+# ------------------------------------------------------------------ single parts
 
 
 def build_loss(config: DictConfig) -> nn.Module:

@@ -1,31 +1,45 @@
 """What can go wrong, by exit status.
 
 Whoever raises one of these writes a message of one line that names the key or the file, the
-value, and what would be right; the command line prints it and adds nothing.
+value, and what would be right. The command line prints it, and after it how to resume the run
+where there is one to resume.
 """
 
 from __future__ import annotations
 
-import signal
+from pathlib import Path
 
 
-class RequestError(Exception):
+class CommandError(Exception):
+    """A command ends with one line and an exit status.
+
+    resumable: the directory of a run that can be resumed; None: there is none.
+    """
+
+    exit_status: int
+
+    def __init__(self, message: str = "", *, resumable: Path | None = None) -> None:
+        super().__init__(message)
+        self.resumable = resumable
+
+
+class RequestError(CommandError):
     """The request cannot be carried out as written (exit status 2)."""
 
     exit_status = 2
 
 
-class TrainingError(Exception):
+class TrainingError(CommandError):
     """Training failed on the way (exit status 1)."""
 
     exit_status = 1
 
 
-class Interrupted(Exception):
-    """A signal asked the run to stop, and it stopped in good order (exit status 128 + signal)."""
+class Interrupted(CommandError):
+    """A signal asked the command to stop, and it stopped in good order (exit status 128 +
+    signal)."""
 
-    def __init__(self, signum: int, message: str = "") -> None:
-        super().__init__(message)
+    def __init__(self, signum: int, message: str = "", *, resumable: Path | None = None) -> None:
+        super().__init__(message, resumable=resumable)
         self.signum = signum
         self.exit_status = 128 + signum
-        self.signal_name = signal.Signals(signum).name

@@ -6,17 +6,15 @@ needs torch, unless a config asks what the machine computes in (tcl_train/cli/re
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 from hydra import compose, initialize_config_dir
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -24,53 +22,22 @@ from omegaconf.errors import OmegaConfBaseException
 from tcl_train.cli import resolvers
 from tcl_train.cli.choices import CONFIG_NAME, SECOND_VIEW, config_dir
 from tcl_train.cli.explain import check_words, explain, first_line, is_group
-from tcl_train.cli.overrides import quoted
+from tcl_train.cli.overrides import (
+    SEARCHPATH,
+    parse_overrides,
+    quote_overrides,
+    searchpath_override,
+)
 from tcl_train.errors import RequestError
 
 
-def parse(words: Sequence[str]) -> list[Override]:
-    """Raises RequestError for a word that is no override."""
-    parser = OverridesParser.create()
-    overrides = []
-    for word in understood(words):
-        try:
-            overrides += parser.parse_overrides([word])
-        except HydraException as error:
-            first = str(error).splitlines()[0]
-            raise RequestError(
-                f"{word}: not understood ({first}); write key=value or group=choice"
-            ) from error
-    return overrides
-
-
-FOLDER_KEYS = ("resume", "hydra.run.dir", "hydra.sweep.dir", "dataset.root", "data.cache_dir")
-PLAIN_VALUE = re.compile(r"([A-Za-z_][\w./@]*)=([^\[\]{}'\",]+)")
-
-
-def understood(words: Sequence[str]) -> list[str]:
-    """The words, with quotes round values that Hydra's grammar cannot read otherwise, such as a
-    folder's name with = or ~ in it, or would read as a number, such as a folder named 2024."""
-    parser = OverridesParser.create()
-    result = []
-    for word in words:
-        try:
-            override = parser.parse_overrides([word])[0]
-            as_meant = override.key_or_group not in FOLDER_KEYS or not isinstance(
-                override.value(), bool | int | float
-            )
-        except HydraException:
-            as_meant = False
-        match = None if as_meant else PLAIN_VALUE.fullmatch(word)
-        result.append(word if match is None else f"{match[1]}={quoted(match[2])}")
-    return result
-
-
 @contextmanager
-def _hydra() -> Iterator[None]:
+def hydra_initialized() -> Iterator[ConfigLoader]:
+    """Hydra with this program's configs; gives its loader."""
     resolvers.register()
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(config_dir()), version_base="1.3", job_name="tcl-train"):
-        yield
+        yield GlobalHydra.instance().config_loader()
 
 
 class Composed(NamedTuple):
@@ -86,8 +53,25 @@ def compose_run(words: Sequence[str]) -> Composed:
     Raises:
         RequestError: explains the first word that cannot be carried out.
     """
-    words = understood(words)
-    overrides = parse(words)
+    config = compose_with_hydra(words)
+    HydraConfig.instance().set_config(config)  # for ${hydra:...} in our own config
+    try:
+        ours = without_hydra(config)
+        resolved = OmegaConf.create(OmegaConf.to_container(ours, resolve=True))
+        assert isinstance(resolved, DictConfig)
+        return Composed(resolved, config.hydra.run.dir)
+    except OmegaConfBaseException as error:
+        raise RequestError(first_line(error)) from error
+
+
+def compose_with_hydra(words: Sequence[str]) -> DictConfig:
+    """The config of one run with Hydra's own node, its interpolations unresolved.
+
+    Raises:
+        RequestError: explains the first word that cannot be carried out.
+    """
+    words = quote_overrides(words)
+    overrides = parse_overrides(words)
     for override in overrides:
         below_augment = override.key_or_group.startswith(("augment.", f"{SECOND_VIEW}."))
         if override.is_delete() and not below_augment:
@@ -100,46 +84,46 @@ def compose_run(words: Sequence[str]) -> Composed:
                 f"{override.input_line}: several values for {override.key_or_group} need the flag "
                 "-m, which trains once for each; put a list of values in brackets [...]"
             )
-    with _hydra():
+    with hydra_initialized():
         try:
             config = compose(CONFIG_NAME, list(words), return_hydra_config=True)
         except (HydraException, OmegaConfBaseException, ValueError) as error:
             raise RequestError(explain(overrides, error)) from error
         check_words(overrides, config)
-    HydraConfig.instance().set_config(config)  # for ${hydra:...} in our own config
-    try:
-        ours = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-        resolved = OmegaConf.create(OmegaConf.to_container(ours, resolve=True))
-        assert isinstance(resolved, DictConfig)
-        return Composed(resolved, config.hydra.run.dir)
-    except OmegaConfBaseException as error:
-        raise RequestError(first_line(error)) from error
+    return config
 
 
-# ------------------------------------------------------------------ later runs of a run
+def without_hydra(config: DictConfig) -> DictConfig:
+    """The keys that are this program's."""
+    return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+
+
+# ------------------------------------------------------------------ later commands on a run
 
 CHANGEABLE_ON_RESUME = ("device", "compile", "log_every", "profile", "checkpoint", "data", "resume")
 
 
 def resumed_config(stored: DictConfig, words: Sequence[str]) -> DictConfig:
-    """The config with which a run goes on: its own, with the words that change no number.
+    """The config with which a run is resumed: its own, with the words that change no number.
 
     Raises:
-        RequestError: a word says something else than the run was started with.
+        RequestError: a word sets something else than the run was started with.
     """
-    given = {o.key_or_group: o for o in parse(words)}
-    if {"resume", "hydra.run.dir"} <= given.keys():
-        here, there = (Path(str(given[key].value())) for key in ("resume", "hydra.run.dir"))
+    given = parse_overrides(words)
+    by_key = {override.key_or_group: override for override in given}
+    if {"resume", "hydra.run.dir"} <= by_key.keys():
+        here, there = (Path(str(by_key[key].value())) for key in ("resume", "hydra.run.dir"))
         if here.resolve() != there.resolve():
             raise RequestError(
-                f"{given['hydra.run.dir'].input_line}: a run goes on in its own directory, {here}; "
-                "leave it out, or copy the run there and resume the copy"
+                f"{by_key['hydra.run.dir'].input_line}: a run is resumed in its own directory, "
+                f"{here}; leave it out, or copy the run there and resume the copy"
             )
-    words = [o.input_line or "" for o in parse(words) if o.key_or_group != "resume"]
-    if not words:
+    given = [override for override in given if override.key_or_group != "resume"]
+    if not given:
         return stored
-    composed = compose_run([*stored.overrides, *words]).config
-    for override in parse(words):
+    words = [override.input_line or "" for override in given]
+    composed = compose_run([*_searchpath(stored), *stored.overrides, *words]).config
+    for override in given:
         key = override.key_or_group
         root = key.split(".")[0]
         if root in CHANGEABLE_ON_RESUME or root == "hydra" or root.startswith("hydra/"):
@@ -148,7 +132,7 @@ def resumed_config(stored: DictConfig, words: Sequence[str]) -> DictConfig:
         before, now = OmegaConf.select(stored, place), OmegaConf.select(composed, place)
         if before != now:
             raise RequestError(
-                f"{override.input_line}: the run to go on with was started with {key}={before}; "
+                f"{override.input_line}: the run to resume was started with {key}={before}; "
                 f"leave it out, or start another run (what may change: "
                 f"{', '.join(CHANGEABLE_ON_RESUME[:-1])})"
             )
@@ -167,9 +151,10 @@ def evaluation_config(stored: DictConfig, words: Sequence[str]) -> DictConfig:
     Raises:
         RequestError: a word sets something that evaluation does not use.
     """
-    given = parse(words)
+    given = parse_overrides(words)
     for override in given:
-        if override.key_or_group.split(".")[0] not in (*EVALUATION_KEYS, *EVALUATION_SETTINGS):
+        key = override.key_or_group
+        if key != SEARCHPATH and key.split(".")[0] not in (*EVALUATION_KEYS, *EVALUATION_SETTINGS):
             raise RequestError(
                 f"{override.input_line}: evaluation takes run=DIR, dataset, probe and "
                 f"{', '.join(EVALUATION_SETTINGS)}, and their keys"
@@ -177,17 +162,22 @@ def evaluation_config(stored: DictConfig, words: Sequence[str]) -> DictConfig:
     chosen = {override.key_or_group for override in given}
     if "dataset" in chosen:
         chosen |= {"probe", "experiment"}  # its recipe chooses the probe
-    # What the run said of its own data set goes when another one is chosen, and with it what it
-    # said of parts that the other data set's recipe may not have.
+    # What the run set for its own data set goes when another one is chosen, and with it what it
+    # set for parts that the other data set's recipe may not have.
     kept = [
         override.input_line or ""
-        for override in parse(stored.overrides)
+        for override in parse_overrides(stored.overrides)
         if (root := override.key_or_group.split(".")[0]) not in chosen
         and root in ("experiment", *EVALUATION_KEYS, *EVALUATION_SETTINGS)
     ]
-    composed = compose_run([*kept, *words]).config
+    composed = compose_run([*_searchpath(stored), *kept, *words]).config
     for key in (*EVALUATION_KEYS, *EVALUATION_SETTINGS):
         stored[key] = composed[key]
     for key in EVALUATION_KEYS:
         stored.names[key] = composed.names[key]
     return stored
+
+
+def _searchpath(stored: DictConfig) -> list[str]:
+    """Where the run found its configs; runs of earlier versions do not store it."""
+    return searchpath_override(stored.get("searchpath") or [])

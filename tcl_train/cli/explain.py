@@ -11,12 +11,14 @@ from functools import cache
 from typing import Any
 
 from hydra import compose
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from tcl_train.cli.choices import CONFIG_NAME, SECOND_VIEW, choices, config_dir, groups
+from tcl_train.cli.overrides import SEARCHPATH
 from tcl_train.errors import RequestError
 
 
@@ -84,8 +86,12 @@ def _is_added(override: Override) -> bool:
 
 
 def _of_groups(overrides: Iterable[Override]) -> list[str]:
-    """The words that choose, without those that set values."""
-    return [o.input_line for o in overrides if is_group(o) and o.input_line is not None]
+    """The words that choose (and where to find choices), without those that set values."""
+    return [
+        o.input_line
+        for o in overrides
+        if (is_group(o) or o.key_or_group == SEARCHPATH) and o.input_line is not None
+    ]
 
 
 def is_group(override: Override) -> bool:
@@ -100,12 +106,10 @@ def explain(overrides: Sequence[Override], error: Exception) -> str:
         if is_group(override) and not override.key_or_group.startswith("hydra/"):
             group, value = override.key_or_group, str(override.get_value_element_as_str())
             place = f"{group}@{override.package}" if override.package else group
-            if value not in choices(group) and not (group == "experiment" and value == "null"):
-                near = _nearest(value, choices(group))
-                return (
-                    f"{place}={value}: no such {group}{near}; choose one of "
-                    f"{', '.join(choices(group))}"
-                )
+            there = _choices_of_user_too(group, overrides)
+            if value not in there and not (group == "experiment" and value == "null"):
+                near = _nearest(value, there)
+                return f"{place}={value}: no such {group}{near}; choose one of {', '.join(there)}"
     try:
         base = _without_values(overrides)
     except (HydraException, OmegaConfBaseException):
@@ -119,10 +123,25 @@ def explain(overrides: Sequence[Override], error: Exception) -> str:
     return first_line(error)
 
 
+def _choices_of_user_too(group: str, overrides: Iterable[Override]) -> list[str]:
+    """The program's choices, and then those that a hydra.searchpath adds."""
+    searchpath = [o.input_line for o in overrides if o.key_or_group == SEARCHPATH]
+    found = (
+        GlobalHydra.instance()
+        .config_loader()
+        .get_group_options(
+            group,
+            config_name=CONFIG_NAME,
+            overrides=[word for word in searchpath if word is not None],
+        )
+    )
+    return [*choices(group), *sorted(set(found) - set(choices(group)))]
+
+
 def _unknown_key(override: Override, known: set[str]) -> str:
     key = override.key_or_group
     if not key:
-        return f"{override.input_line}: not understood; write key=value or group=choice"
+        return f"{override.input_line}: cannot be read; write key=value or group=choice"
     if key.split(".")[0] == SECOND_VIEW:
         return (
             f"{override.input_line}: the second view has no preset of its own; give it one with "

@@ -5,19 +5,18 @@ torch is loaded only when something is to be computed, so that help and typing e
 
 from __future__ import annotations
 
+import argparse
 import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 from tcl_train import __version__
-from tcl_train.errors import Interrupted, RequestError, TrainingError
+from tcl_train.errors import CommandError, Interrupted, RequestError
 from tcl_train.runtime.memory import ask_for_huge_pages
-
-CFG_KINDS = ("job", "hydra", "all")
-PRINTING_FLAGS = ("--cfg", "-c", "--info", "-i", "--hydra-help", "--shell-completion", "-sc")
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -36,14 +35,13 @@ def _guarded(name: str, command: Callable[[list[str]], int], words: list[str]) -
     ask_for_huge_pages()
     try:
         return command(words)
-    except (RequestError, TrainingError, Interrupted) as error:
+    except CommandError as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
-        message = " ".join(str(error).split()) or "interrupted; nothing was started"
-        print(f"{name}: {message}", file=sys.stderr)
+        print(f"{name}: {_one_line(error)}", file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
-        print(f"{name}: interrupted; nothing was started", file=sys.stderr)
+        print(f"{name}: {NOTHING_STARTED}", file=sys.stderr)
         return 128 + signal.SIGINT
     except Exception as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
@@ -58,29 +56,76 @@ def _guarded(name: str, command: Callable[[list[str]], int], words: list[str]) -
         signal.signal(signal.SIGTERM, before)
 
 
+NOTHING_STARTED = "interrupted; nothing was started"
+
+
+def _one_line(error: CommandError) -> str:
+    message = " ".join(str(error).split()) or NOTHING_STARTED
+    if error.resumable is None:
+        return message
+    return f"{message}; resume with: tcl-train {_shell_word(error.resumable)}"
+
+
+def _shell_word(run_dir: Path) -> str:
+    from tcl_train.cli.overrides import shell_word
+
+    return shell_word("resume", run_dir)
+
+
 def _raise_interrupted(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001
     raise Interrupted(signum)
 
 
 # ------------------------------------------------------------------ tcl-train
 
+CFG_KINDS = ("job", "hydra", "all")
+
+
+class _Parser(argparse.ArgumentParser):
+    """The flags, which may stand anywhere among the overrides."""
+
+    def __init__(self) -> None:
+        super().__init__("tcl-train", add_help=False, allow_abbrev=False)
+        self.add_argument("-h", "--help", action="store_true")
+        self.add_argument("--version", action="store_true")
+        self.add_argument("-m", "--multirun", action="store_true")
+        self.add_argument("-c", "--cfg", metavar="|".join(CFG_KINDS))
+        self.add_argument("--resolve", action="store_true")
+        self.add_argument("-p", "--package", metavar="KEY")
+        self.add_argument("-sc", "--shell-completion", action="store_true")
+        self.add_argument("overrides", nargs="*")
+
+    def error(self, message: str) -> NoReturn:
+        flag, found, rest = message.partition("unrecognized arguments: ")
+        if found:
+            raise RequestError(
+                f"{rest}: no such flag; settings are key=value, see tcl-train --help"
+            )
+        raise RequestError(f"{flag}; see tcl-train --help")
+
 
 def _train(words: list[str]) -> int:
-    if {"-h", "--help"} & set(words):
+    given = _Parser().parse_intermixed_args(words)
+    if given.help:
         print(_help())
-        return 0
-    if "--version" in words:
+    elif given.version:
         print(f"tcl-train {__version__}")
-        return 0
-    if {"-m", "--multirun"} & set(words):
-        return _sweep([word for word in words if word not in ("-m", "--multirun")])
-    if any(word.split("=")[0] in PRINTING_FLAGS for word in words):
-        return _print_config(words)
-    for word in words:
-        if word.startswith("-"):
-            raise RequestError(
-                f"{word}: no such flag; settings are key=value, see tcl-train --help"
-            )
+    elif given.shell_completion:
+        from tcl_train.cli.completion import print_completion
+
+        print_completion(given.overrides)
+    elif given.cfg is not None:
+        _print_config(given.cfg, given.overrides, key=given.package, resolve=given.resolve)
+    elif given.multirun:
+        from tcl_train.cli.sweep import run_sweep
+
+        return run_sweep(given.overrides)
+    else:
+        _run(given.overrides)
+    return 0
+
+
+def _run(words: list[str]) -> None:
     from tcl_train.cli.compose import compose_run, resumed_config
     from tcl_train.run.directory import RunDir
 
@@ -95,81 +140,33 @@ def _train(words: list[str]) -> int:
         run_dir.check_free()
 
     from tcl_train.commands.train import train
-    from tcl_train.run.sink import log_to_terminal
+    from tcl_train.run.logs import log_to_terminal
 
     log_to_terminal()
     train(config, run_dir, resume=resume)
-    return 0
 
 
-def _print_config(words: list[str]) -> int:
-    """Hydra prints; what is typed beside its flags is checked as for a run."""
-    from tcl_train.cli.compose import compose_run, understood
-
-    for flag, kinds in (("--cfg", CFG_KINDS), ("-c", CFG_KINDS)):
-        if flag in words:
-            kind = "".join(words[words.index(flag) + 1 :][:1])
-            if kind not in kinds:
-                raise RequestError(f"{flag} {kind}: give one of {', '.join(kinds)}")
-    words = understood(words)
-    compose_run([w for w in words if "=" in w and not w.startswith("-")])
-    _hydra_main(words, lambda config: None)  # noqa: ARG005
-    return 0
-
-
-def _sweep(words: list[str]) -> int:
-    """Checks every job of the sweep, then runs one after the other (or as Hydra's launcher does);
-    returns the first exit status that is not 0."""
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+def _print_config(kind: str, words: list[str], *, key: str | None, resolve: bool) -> None:
     from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf
 
-    from tcl_train.cli.compose import compose_run, parse, understood
-    from tcl_train.cli.sweep import run_job
+    from tcl_train.cli.compose import compose_with_hydra, without_hydra
 
-    words = understood(words)
-    overrides = parse(words)
-    if not any(o.key_or_group in ("hydra/sweeper", "hydra/launcher") for o in overrides):
-        for job in BasicSweeper.split_arguments(overrides, None)[0]:
-            compose_run(job)
-    # A job's directory is named after what the sweep varies.
-    fixed = [o.key_or_group for o in overrides if not o.is_sweep_override()]
-    exclude = f"hydra.job.config.override_dirname.exclude_keys=[{','.join(fixed)}]"
-    statuses: list[int] = []
-    stopped: list[Exception] = []
-
-    def run(config: object) -> None:  # noqa: ARG001 - the child composes it again
-        hydra = HydraConfig.get()
-        task_words = list(hydra.overrides.task)
-        job_dir, sweep_dir = Path(hydra.runtime.output_dir), Path(hydra.sweep.dir)
-        try:
-            statuses.append(run_job(task_words, job_dir, sweep_dir))
-        except (Interrupted, RequestError) as error:
-            stopped.append(error)
-            raise KeyboardInterrupt from error  # Hydra would print a traceback of anything else
-
-    try:
-        _hydra_main(["--multirun", *words, exclude], run)
-    except KeyboardInterrupt:
-        if stopped:
-            raise stopped[0] from None
-        raise
-    return next((status for status in statuses if status), 0)
-
-
-def _hydra_main(words: list[str], job: Callable[[object], None]) -> None:
-    """Hydra's own command line, for what only it does: sweeps, and printing configs."""
-    import hydra
-
-    from tcl_train.cli.choices import CONFIG_NAME, config_dir
-
-    before = sys.argv
-    sys.argv = ["tcl-train", *words]
-    try:
-        hydra.main(config_path=str(config_dir()), config_name=CONFIG_NAME, version_base="1.3")(
-            job
-        )()
-    finally:
-        sys.argv = before
+    if kind not in CFG_KINDS:
+        raise RequestError(f"--cfg {kind}: give one of {', '.join(CFG_KINDS)}")
+    config = compose_with_hydra(words)
+    HydraConfig.instance().set_config(config)
+    if resolve:
+        OmegaConf.set_readonly(config.hydra, False)
+        OmegaConf.resolve(config)
+    if kind == "job":
+        config = without_hydra(config)
+    elif kind == "hydra":
+        config = OmegaConf.masked_copy(config, ["hydra"])
+    part = config if key is None else OmegaConf.select(config, key)
+    if part is None:
+        raise RequestError(f"--package {key}: there is no such key in the config")
+    print(OmegaConf.to_yaml(part).rstrip() if OmegaConf.is_config(part) else part)
 
 
 def _help() -> str:
@@ -185,8 +182,9 @@ tcl-train {__version__}: pretrains an image encoder, evaluates it, and stores th
 
   tcl-train [group=choice] [key=value] ...        one run
   tcl-train -m loss=ce,supcon,tcl seed=1,2        a sweep: a run for each combination
-  tcl-train resume=DIR                            go on with an interrupted run
+  tcl-train resume=DIR                            resume an interrupted run
   tcl-train --cfg job [group=choice] ...          print the config and stop
+  tcl-train -sc install=bash                      print what turns on completion by the tab key
   tcl-eval run=DIR [dataset=...] [probe=...]      evaluate the encoder of a run again
 
 Without arguments: TCL on scikit-learn's digits, in about a minute.
@@ -221,9 +219,9 @@ def _evaluate(words: list[str]) -> int:
     run_dir = RunDir(runs[0].removeprefix("run="))
     config = evaluation_config(run_dir.read_config(), [w for w in words if w not in runs])
 
-    from tcl_train.commands.evaluate import reevaluate
-    from tcl_train.run.sink import log_to_terminal
+    from tcl_train.commands.evaluate import evaluate_again
+    from tcl_train.run.logs import log_to_terminal
 
     log_to_terminal()
-    reevaluate(config, run_dir)
+    evaluate_again(config, run_dir)
     return 0

@@ -1,55 +1,279 @@
 """Sweeps: `tcl-train -m loss=ce,tcl seed=1,2`.
 
-Hydra expands the words into jobs (and any Hydra launcher may run them); each job is the very
+The jobs are all combinations of the values; any Hydra launcher may start them. Each job is the very
 command that a user would type for it, in a process of its own, so that jobs share nothing and a
 job that fails or is killed takes no other with it. `sweep.csv` is brought up to date after each.
+
+A job is known by its overrides, in any order: a sweep that is run again with the same
+hydra.sweep.dir skips what is finished and resumes what was interrupted, also when it has more
+values than before. Directories are named `NUMBER_LABEL`, always directly below the sweep's.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from tcl_train.cli.overrides import quoted, typed
+from filelock import FileLock
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
+from hydra.types import HydraContext, RunMode
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from tcl_train.cli.choices import CONFIG_NAME
+from tcl_train.cli.compose import compose_run, hydra_initialized
+from tcl_train.cli.overrides import (
+    SEARCHPATH,
+    parse_overrides,
+    quote_overrides,
+    quoted,
+    searchpath_override,
+    shell_word,
+)
 from tcl_train.errors import Interrupted, RequestError
 from tcl_train.run.directory import RunDir
+from tcl_train.runtime.files import write_text
 
 RESULT_COLUMNS = ("top1", "top5", "knn_top1", "random_encoder_top1", "images_per_second")
-STATUS = {0: "finished", 1: "failed", 2: "bad request", 130: "interrupted", 143: "interrupted"}
+INTERRUPTED = (130, 143)
+STATUS = {0: "finished", 1: "failed", 2: "bad request", **dict.fromkeys(INTERRUPTED, "interrupted")}
+LONGEST_LABEL = 60
 
 
-def run_job(words: list[str], job_dir: Path, sweep_dir: Path) -> int:
-    """Runs one job (goes on with it if it was interrupted, passes it if it is finished), notes it
-    in `sweep.csv` and returns its exit status."""
+def run_sweep(words: Sequence[str]) -> int:
+    """Checks every job of a sweep, then has them run; returns the first exit status that is not 0.
+
+    Raises:
+        RequestError: a word of any job cannot be carried out; nothing has started.
+        Interrupted: the sweep was stopped; what is running was waited for.
+    """
+    words = quote_overrides(words)
+    with hydra_initialized() as loader:
+        overrides = parse_overrides(words, config_loader=_AllChoices(loader, words))
+        _check_sweepable(overrides)
+        jobs = expand(overrides)
+    searchpath = [o.input_line or "" for o in overrides if o.key_or_group == SEARCHPATH]
+    for job in jobs:
+        compose_run([*searchpath, *job])
+    with hydra_initialized() as loader:
+        fixed = [o.input_line or "" for o in overrides if not o.is_sweep_override()]
+        config = loader.load_configuration(CONFIG_NAME, fixed, run_mode=RunMode.MULTIRUN)
+        HydraConfig.instance().set_config(config)
+        sweep_dir = Path(config.hydra.sweep.dir).expanduser()
+        varied = [o.get_key_element() for o in overrides if o.is_sweep_override()]
+        directories = assign_directories(sweep_dir, jobs, varied)
+        places = [
+            [f"hydra.sweep.dir={quoted(sweep_dir)}", f"hydra.sweep.subdir={quoted(directory)}"]
+            for directory in directories
+        ]
+        launcher = Plugins.instance().instantiate_launcher(
+            HydraContext(config_loader=loader, callbacks=_Callbacks(config)),  # type: ignore[arg-type]
+            run_job_of_launcher,
+            config,
+        )
+        statuses: list[int] = []
+        at_a_time = _jobs_at_a_time(config, len(jobs))
+        for start in range(0, len(jobs), at_a_time):
+            batch = [[*job, *place] for job, place in zip(jobs, places, strict=True)]
+            returned = launcher.launch(batch[start : start + at_a_time], initial_job_idx=start)
+            statuses += [job.return_value for job in returned]
+            _stop_if_interrupted(statuses, sweep_dir)
+    return next((status for status in statuses if status), 0)
+
+
+def _stop_if_interrupted(statuses: Iterable[int], sweep_dir: Path) -> None:
+    for status in statuses:
+        if status in INTERRUPTED:
+            again = shell_word("hydra.sweep.dir", sweep_dir)
+            message = f"sweep interrupted; to continue, run the same sweep again with {again}"
+            raise Interrupted(status - 128, message)
+
+
+class _AllChoices:
+    """Whom Hydra's parser asks for the choices of `loss=glob(*)`: those of a hydra.searchpath too,
+    which Hydra itself leaves out there."""
+
+    def __init__(self, loader: ConfigLoader, words: Iterable[str]) -> None:
+        self.loader = loader
+        self.searchpath = [word for word in words if word.startswith(f"{SEARCHPATH}=")]
+
+    def get_group_options(self, group: str, results_filter: ObjectType | None) -> list[str]:
+        return self.loader.get_group_options(
+            group, results_filter, config_name=CONFIG_NAME, overrides=self.searchpath
+        )
+
+
+class _Callbacks:
+    """Those of hydra.callbacks, which a launcher calls around each job."""
+
+    def __init__(self, config: DictConfig) -> None:
+        self.callbacks = [instantiate(node) for node in config.hydra.callbacks.values()]
+
+    def on_job_start(self, config: DictConfig, **keys: Any) -> None:
+        for callback in self.callbacks:
+            callback.on_job_start(config=config, **keys)
+
+    def on_job_end(self, config: DictConfig, **keys: Any) -> None:
+        for callback in self.callbacks:
+            callback.on_job_end(config=config, **keys)
+
+
+def _check_sweepable(overrides: Iterable[Override]) -> None:
+    for override in overrides:
+        word, key = override.input_line, override.key_or_group
+        if override.is_sweep_override() and not override.is_discrete_sweep():
+            raise RequestError(
+                f"{word}: an interval has no end of values; give a list or range(START,STOP,STEP)"
+            )
+        if override.is_sweep_override() and override.is_hydra_override():
+            raise RequestError(f"{word}: give one value; a sweep cannot vary Hydra's own settings")
+        if key == "hydra/sweeper":
+            raise RequestError(
+                f"{word}: tcl-train expands sweeps itself; leave it out (any hydra/launcher works)"
+            )
+        if key == "hydra.sweep.subdir":
+            raise RequestError(
+                f"{word}: a sweep names the directories of its jobs; set hydra.sweep.dir only"
+            )
+
+
+def expand(overrides: Iterable[Override]) -> list[list[str]]:
+    """The words of each job: all combinations of the values, the last one changing fastest."""
+    return [
+        list(job)
+        for job in itertools.product(
+            *(_words_of(o) for o in overrides if _of_the_job(o.get_key_element()))
+        )
+    ]
+
+
+def _words_of(override: Override) -> list[str]:
+    if not override.is_sweep_override():
+        return [override.input_line or ""]
+    key = override.get_key_element()
+    words = [f"{key}={value}" for value in override.sweep_string_iterator()]
+    if not words:
+        raise RequestError(f"{override.input_line}: no choice of {key} is called so")
+    return words
+
+
+def _of_the_job(word: str) -> bool:
+    """Whether a word is a job's own, rather than about how Hydra starts it."""
+    return not word.startswith(("hydra.", "hydra/"))
+
+
+def _jobs_at_a_time(config: DictConfig, jobs: int) -> int:
+    """Hydra's basic launcher runs one after the other; then each is launched by itself, so that an
+    interrupted job ends the sweep. Other launchers get all at once, or as many as Hydra is told."""
+    if config.hydra.runtime.choices["hydra/launcher"] == "basic":
+        return 1
+    return config.hydra.sweeper.get("max_batch_size") or max(1, jobs)
+
+
+# ------------------------------------------------------------------ directories
+
+
+def assign_directories(
+    sweep_dir: Path, jobs: Sequence[Sequence[str]], varied: Sequence[str]
+) -> list[str]:
+    """The name of each job's directory below the sweep's: the one where the job has run before, or
+    a new one with the next free number.
+
+    varied: the keys whose values make the label.
+    """
+    known = {_identity(words): name for name, words in _started(sweep_dir)}
+    numbers = [int(match[0]) for name in _names(sweep_dir) if (match := re.match(r"\d+", name))]
+    number = itertools.count(max(numbers, default=-1) + 1)
+    names = []
+    for job in jobs:
+        identity = _identity(job)
+        if identity not in known:
+            known[identity] = f"{next(number)}_{_label(job, varied)}".rstrip("_")
+        names.append(known[identity])
+    return names
+
+
+def _names(sweep_dir: Path) -> list[str]:
+    return [path.name for path in sweep_dir.iterdir()] if sweep_dir.is_dir() else []
+
+
+def _started(sweep_dir: Path) -> Iterable[tuple[str, list[str]]]:
+    """The directories of runs, and what was typed for each."""
+    for name in _names(sweep_dir):
+        run_dir = RunDir(sweep_dir / name)
+        if run_dir.started:
+            yield name, list(run_dir.read_config().overrides)
+
+
+def _identity(words: Iterable[str]) -> frozenset[tuple[str, str]]:
+    """What a job is: its keys with their values; of a key that is set twice the last counts."""
+    return frozenset({key: value for key, _, value in (w.partition("=") for w in words)}.items())
+
+
+def _label(words: Iterable[str], varied: Sequence[str]) -> str:
+    """`loss-tcl_seed-1`: letters that no shell and no file system reads, and not many."""
+    pairs = [word.partition("=") for word in words]
+    text = "_".join(f"{key}-{value}" for key, _, value in pairs if key in varied)
+    safe = re.sub(r"[^A-Za-z0-9_.-]+", "-", text)
+    return re.sub(r"\.{2,}|-{2,}", "-", safe)[:LONGEST_LABEL].strip("-._")
+
+
+# ------------------------------------------------------------------ one job
+
+
+def run_job_of_launcher(config: DictConfig) -> int:  # noqa: ARG001 - the child composes it again
+    """What a launcher calls, perhaps in a process or on a machine of its own."""
+    hydra = HydraConfig.get()
+    return run_job(
+        list(hydra.overrides.task),
+        Path(hydra.runtime.output_dir),
+        Path(hydra.sweep.dir),
+        searchpath=list(hydra.searchpath),
+    )
+
+
+def run_job(
+    words: list[str], job_dir: Path, sweep_dir: Path, *, searchpath: Sequence[str] = ()
+) -> int:
+    """Runs one job (skips it if it is finished, resumes it if it was interrupted), notes it in
+    `sweep.csv` and returns its exit status."""
     run_dir = RunDir(job_dir)
     title = " ".join(words) or "(no overrides)"
-    if run_dir.started and list(run_dir.read_config().overrides) != words:
-        before = " ".join(run_dir.read_config().overrides)
-        raise RequestError(f"{job_dir}: holds another run ({before}); give another hydra.sweep.dir")
     if run_dir.finished:
-        print(f"--- {title}: finished before, passed", flush=True)
+        print(f"--- {title}: already finished, skipped", flush=True)
         status = 0
     else:
         print(f"--- {title}", flush=True)
         key = "resume" if run_dir.started else "hydra.run.dir"
-        status = _run([sys.executable, "-m", "tcl_train", *words, f"{key}={quoted(job_dir)}"])
+        place = [*searchpath_override(searchpath), f"{key}={quoted(job_dir)}"]
+        status = _run([sys.executable, "-m", "tcl_train", *words, *place])
     _note(sweep_dir / "sweep.csv", job_dir, words, status)
-    if status in (130, 143):
-        again = f"run the same sweep again with {typed('hydra.sweep.dir', sweep_dir)} to go on"
-        raise Interrupted(status - 128, f"sweep interrupted; {again}")
+    if status and status not in INTERRUPTED:
+        print(f"--- {title}: {_status_name(status)}; the other jobs still run", flush=True)
     return status
 
 
+def _status_name(status: int) -> str:
+    return STATUS.get(status, f"exit status {status}")
+
+
 def _run(command: list[str]) -> int:
-    """A child process that hears the signals that we do; it stops in good order, and we wait."""
+    """A child process that gets the signals that we get; it stops in good order, and we wait."""
     child = subprocess.Popen(command)
 
     def forward(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001
@@ -66,23 +290,23 @@ def _run(command: list[str]) -> int:
 
 
 def _note(table: Path, job_dir: Path, words: list[str], status: int) -> None:
-    """Adds or renews the job's row; columns are the overrides and the main results."""
-    rows = {row["dir"]: row for row in _read(table)}
+    """Adds or renews the job's row; columns are the overrides and the main results. Jobs may end at
+    the same time, so each waits for the others' lock."""
     row: dict[str, Any] = dict(word.split("=", 1) for word in words if "=" in word)
-    row |= {"status": STATUS.get(status, f"exit status {status}"), "dir": os.fspath(job_dir)}
+    row |= {"status": _status_name(status), "dir": os.fspath(job_dir)}
     if (job_dir / "result.json").is_file():
         result = json.loads((job_dir / "result.json").read_text())
         row |= {name: result.get(name) for name in (*RESULT_COLUMNS, "wall_seconds")}
-    rows[row["dir"]] = row
-    last = ["status", *RESULT_COLUMNS, "wall_seconds", "dir"]
-    columns = list(dict.fromkeys(k for r in rows.values() for k in r if k not in last)) + last
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows.values())
-    temporary = table.with_name(f".{table.name}.{os.getpid()}")
-    temporary.write_text(text.getvalue())
-    temporary.replace(table)
+    with FileLock(table.with_name(f".{table.name}.lock")):
+        rows = {row["dir"]: row for row in _read(table)}
+        rows[row["dir"]] = row
+        last = ["status", *RESULT_COLUMNS, "wall_seconds", "dir"]
+        columns = list(dict.fromkeys(k for r in rows.values() for k in r if k not in last)) + last
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows.values())
+        write_text(table, text.getvalue())
 
 
 def _read(table: Path) -> list[dict[str, Any]]:

@@ -1,33 +1,25 @@
-"""What `result.json` holds, and how it is said in one line."""
+"""What `result.json` holds, and the last line that a run prints."""
 
 from __future__ import annotations
 
-import platform
-import subprocess
-from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 
 from tcl_train import __version__
-from tcl_train.build import Settings
-from tcl_train.data.dataset import DataSet
-from tcl_train.engine.fit import Trainer
+from tcl_train.build import Run
 from tcl_train.run.directory import RunDir
+from tcl_train.runtime.device import device_name
+
+PARTS = ("loss", "method", "optimizer", "scheduler")  # stored with their parameters
 
 
 def assemble_result(
-    config: DictConfig,
-    settings: Settings,
-    data: DataSet,
-    trainer: Trainer,
-    measures: dict[str, Any],
-    *,
-    wall_seconds: float,
-    commit: str | None,
+    run: Run, measures: dict[str, Any], *, wall_seconds: float, commit: str | None
 ) -> dict[str, Any]:
     """Measures first, then what they were measured of and with."""
+    config, settings, data, trainer = run.config, run.settings, run.data, run.trainer
     names = config.names
     return {
         **measures,
@@ -36,15 +28,17 @@ def assemble_result(
         "num_train": len(data.train if data.train is not None else data.pretrain),
         "num_test": 0 if data.test is None else len(data.test),
         "num_classes": len(data.classes),
-        "loss": {"name": names.loss, **_parameters(config.loss)},
+        **{part: {"name": names[part], **_parameters(config[part])} for part in PARTS},
+        "augment": {"name": names.augment, **_transforms(config.augment)},
+        "second_view": None
+        if names.get("second_view") is None
+        else {"name": names.second_view, **_transforms(config.second_view)},
         "supervised": settings.supervised,
         "views": settings.views,
         "view_size": settings.view_size,
         "encoder": names.encoder,
         "projector": names.projector,
-        "augment": names.augment,
-        "second_view": names.get("second_view"),
-        "optimizer": names.optimizer,
+        "processes": 1,
         "lr": settings.lr,
         "epochs": settings.epochs,
         "batch_size": settings.batch_size,
@@ -64,8 +58,8 @@ def assemble_result(
     }
 
 
-def summary(result: dict[str, Any], run_dir: RunDir) -> str:
-    """The last line of a run: the accuracy, how it was measured, and where all of it is."""
+def summary_line(result: dict[str, Any], run_dir: RunDir) -> str:
+    """The accuracy, how it was measured, and where the run is."""
     if result["top1"] is None:
         return f"no top-1: these images have no labels; encoder and metrics in {run_dir}"
     parts = [
@@ -86,29 +80,6 @@ def _parameters(node: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in container.items() if key != "_target_"}
 
 
-def device_name(device: torch.device) -> str:
-    """The device with its maker's name where that is known: `cuda (NVIDIA H100)`."""
-    if device.type == "cuda":
-        return f"cuda ({torch.cuda.get_device_name(device)})"
-    if device.type == "cpu":
-        return f"cpu ({torch.backends.cpu.get_cpu_capability()})"
-    return f"{device.type} ({platform.processor() or platform.machine()})"
-
-
-def git_commit() -> str | None:
-    """The commit of the checkout that runs, with `+` where it has changes; None when installed."""
-    checkout = Path(__file__).resolve().parent.parent.parent
-    if not (checkout / ".git").exists():
-        return None
-    try:
-        head = _git(checkout, "rev-parse", "HEAD")
-        changed = _git(checkout, "status", "--porcelain", "--untracked-files=no")
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return head + ("+" if changed else "")
-
-
-def _git(folder: Path, *words: str) -> str:
-    command = ["git", "-C", str(folder), *words]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
-    return done.stdout.strip()
+def _transforms(node: DictConfig) -> dict[str, Any]:
+    """The transforms of a preset by their names, each with its parameters."""
+    return {str(name): _parameters(transform) for name, transform in node.items()}

@@ -11,11 +11,9 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import statistics
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -29,6 +27,7 @@ from tcl_train.data.images import ArrayImages, FileImages, Images, check_file, d
 from tcl_train.data.listing import Listing, labelled, unlabelled
 from tcl_train.data.statistics import channel_statistics
 from tcl_train.errors import RequestError
+from tcl_train.runtime.files import write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -181,7 +180,7 @@ def _read(listing: Listing, size: int, options: ReadOptions) -> tuple[Images, st
         images_NCHW[index] = decode(paths[index], size)
 
     _for_each(put, range(len(paths)), threads=options.workers)
-    _write_atomically(cached, lambda path: _save_array(path, images_NCHW))
+    _cache(cached, lambda path: _save_array(path, images_NCHW))
     return ArrayImages(torch.from_numpy(images_NCHW)), key
 
 
@@ -191,7 +190,7 @@ def _check_once(listing: Listing, mark: Path, threads: int) -> None:
     if not mark.exists():
         log.info("checking %d images from %s", len(listing.files), listing.folder)
         _for_each(check_file, listing.paths, threads=threads)
-        _write_atomically(mark, Path.touch)
+        _cache(mark, Path.touch)
 
 
 def _for_each(function: Callable[[T], object], items: Sequence[T], *, threads: int) -> None:
@@ -217,7 +216,7 @@ def _cached_statistics(
         pass  # not there, or not whole
     mean, std = channel_statistics(images)
     text = json.dumps({"mean": mean, "std": std})
-    _write_atomically(cached, lambda path: path.write_text(text))
+    _cache(cached, lambda path: path.write_text(text))
     return mean, std
 
 
@@ -236,14 +235,10 @@ def _save_array(path: Path, array: np.ndarray) -> None:
         np.save(file, array)
 
 
-def _write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """A cache that cannot be written is not needed: it is said, and the run goes on."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}")
+def _cache(path: Path, write: Callable[[Path], object]) -> None:
+    """A cache that cannot be written is not needed: a warning says so, and the run continues."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write(temporary)
-        temporary.replace(path)
+        write_atomically(path, write)
     except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
         log.warning("%s: not cached (%s); the images will be read again", path, error)

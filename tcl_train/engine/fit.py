@@ -18,16 +18,17 @@ from tcl_train.engine.optimizers import Optimizer
 from tcl_train.engine.profile import Profile
 from tcl_train.engine.schedule import Schedule
 from tcl_train.errors import Interrupted, TrainingError
+from tcl_train.methods.diagnostics import collapse_warning
 from tcl_train.methods.method import Method, Step
 from tcl_train.run.checkpoint import Checkpoints
-from tcl_train.run.sink import Sink, progress_bar
-from tcl_train.runtime.device import Runtime, Signals
+from tcl_train.run.logs import progress_bar
+from tcl_train.run.sink import Sink
+from tcl_train.runtime.device import Runtime
 from tcl_train.runtime.randomness import generator
+from tcl_train.runtime.signals import Signals
 
 log = logging.getLogger(__name__)
 
-COLLAPSED_SPREAD = 0.05
-NEAR_CHANCE = 0.01  # as a share of the chance level
 NO_PROFILE = Profile()
 
 
@@ -191,21 +192,3 @@ class Trainer:
         self.runtime.load_state_dict(state["runtime"])
         self.step = state["step"]
         self.meter = Meter(**state["meter"])
-
-
-def collapse_warning(scalars: dict[str, float]) -> str | None:
-    """What to say when the embeddings have collapsed or carry nothing, else None."""
-    advice = (
-        "lower lr, warm up (scheduler.warmup_epochs=10), raise tau or batch_size, or weaken augment"
-    )
-    if scalars["embedding_spread"] < COLLAPSED_SPREAD:
-        return (
-            f"the embeddings have collapsed (spread {scalars['embedding_spread']:.4f} of 1): "
-            f"all images look alike to the loss; {advice}"
-        )
-    if abs(scalars["loss"] - scalars["chance_level"]) < NEAR_CHANCE * scalars["chance_level"]:
-        return (
-            f"the loss ({scalars['loss']:.4f}) is within 1 % of its chance level "
-            f"({scalars['chance_level']:.4f}): nothing is learned yet; if it stays there, {advice}"
-        )
-    return None

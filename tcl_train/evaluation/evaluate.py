@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
@@ -19,60 +21,70 @@ from tcl_train.runtime.device import Runtime
 log = logging.getLogger(__name__)
 
 
-def evaluate(
-    encoder: nn.Module,
-    untrained: nn.Module | None,
-    data: DataSet,
-    probe: Probe,
-    *,
-    augment: Augment,
-    runtime: Runtime,
-    seed: int,
-    batch_size: int,
-    mirror_features: bool,
-) -> dict[str, Any]:
-    """Linear probe and kNN of a frozen encoder, and the same probe of an untrained one beside it;
-    with `mirror_features` all of :class:`MirrorMean` features.
+@dataclass(frozen=True, kw_only=True)
+class Evaluator:
+    """Measures encoders, each in the same way.
 
-    All accuracies are percent on the test split; None where the data set has no labels, and
-    `random_encoder_top1` also where no untrained encoder is given.
+    make_untrained: gives an encoder before training, which is measured beside; None: none is.
+    mirror_features: measure :class:`MirrorMean` features.
+    batch_size: of pretraining, for probes that train in batches of that size.
     """
-    if data.train is None or data.test is None:
-        log.info("these images have no labels: no accuracy is measured")
-        return dict.fromkeys(("top1", "top5", "knn_top1", "random_encoder_top1", "probe", "knn"))
 
-    def given(of: nn.Module) -> ProbeInput:
+    data: DataSet
+    probe: Probe
+    augment: Augment
+    runtime: Runtime
+    make_untrained: Callable[[], nn.Module] | None
+    seed: int
+    batch_size: int
+    mirror_features: bool
+
+    def measure(self, encoder: nn.Module) -> dict[str, Any]:
+        """Linear probe and kNN of the frozen encoder, and the same probe of an untrained one.
+
+        All accuracies are percent on the test split; None where the data set has no labels, and
+        `random_encoder_top1` also where no untrained encoder is measured.
+        """
+        data = self.data
+        if data.train is None or data.test is None:
+            log.info("these images have no labels: no accuracy is measured")
+            return dict.fromkeys(
+                ("top1", "top5", "knn_top1", "random_encoder_top1", "probe", "knn")
+            )
+        log.info("evaluating: features of %d + %d images", len(data.train), len(data.test))
+        trained = self._probe_input(encoder)
+        result = self.probe(trained)
+        knn = knn_top1(trained.train, trained.test, num_classes=len(data.classes))
+        del trained
+        random_top1 = None
+        if self.make_untrained is not None:
+            untrained = self.runtime.place(self.make_untrained())
+            random_top1 = self.probe(self._probe_input(untrained)).top1
+        return {
+            "top1": result.top1,
+            "top5": result.top5,
+            "knn_top1": knn,
+            "random_encoder_top1": random_top1,
+            "probe": {**result.protocol, "mirror_features": self.mirror_features},
+            "knn": {"k": NEIGHBOURS, "temperature": TEMPERATURE, "similarity": "cosine"},
+        }
+
+    def _probe_input(self, encoder: nn.Module) -> ProbeInput:
+        data, normalize = self.data, self.augment.normalize
         assert data.train is not None
         assert data.test is not None
-        of = MirrorMean(of) if mirror_features else of
+        encoder = MirrorMean(encoder) if self.mirror_features else encoder
         return ProbeInput(
-            encoder=of,
-            train=extract(of, data.train, augment.normalize, runtime),
-            test=extract(of, data.test, augment.normalize, runtime),
+            encoder=encoder,
+            train=extract(encoder, data.train, normalize, self.runtime),
+            test=extract(encoder, data.test, normalize, self.runtime),
             train_split=data.train,
             num_classes=len(data.classes),
-            augment=augment,
-            runtime=runtime,
-            seed=seed,
-            batch_size=batch_size,
+            augment=self.augment,
+            runtime=self.runtime,
+            seed=self.seed,
+            batch_size=self.batch_size,
         )
-
-    log.info("evaluating: features of %d + %d images", len(data.train), len(data.test))
-    trained = given(encoder)
-    result = probe(trained)
-    knn = knn_top1(trained.train, trained.test, num_classes=len(data.classes))
-    del trained
-    random_top1 = None
-    if untrained is not None:
-        random_top1 = probe(given(runtime.place(untrained))).top1
-    return {
-        "top1": result.top1,
-        "top5": result.top5,
-        "knn_top1": knn,
-        "random_encoder_top1": random_top1,
-        "probe": {**result.protocol, "mirror_features": mirror_features},
-        "knn": {"k": NEIGHBOURS, "temperature": TEMPERATURE, "similarity": "cosine"},
-    }
 
 
 def classifier_top1(

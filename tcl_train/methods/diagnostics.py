@@ -9,6 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+COLLAPSED_SPREAD = 0.05
+NEAR_CHANCE = 0.01  # as a share of the chance level
+
 
 @torch.no_grad()
 def embedding_statistics(rows_ND: Tensor, labels_N: Tensor) -> dict[str, Tensor]:
@@ -39,3 +42,21 @@ def embedding_statistics(rows_ND: Tensor, labels_N: Tensor) -> dict[str, Tensor]
         "anchors_without_positives": (size_K == 1).sum(),
         "embedding_spread": (itself / n - total / n**2).clamp(min=0).sqrt(),
     }
+
+
+def collapse_warning(scalars: dict[str, float]) -> str | None:
+    """What to say when the embeddings have collapsed or carry nothing, else None."""
+    advice = (
+        "lower lr, warm up (scheduler.warmup_epochs=10), raise tau or batch_size, or weaken augment"
+    )
+    if scalars["embedding_spread"] < COLLAPSED_SPREAD:
+        return (
+            f"the embeddings have collapsed (spread {scalars['embedding_spread']:.4f} of 1): "
+            f"all images look alike to the loss; {advice}"
+        )
+    if abs(scalars["loss"] - scalars["chance_level"]) < NEAR_CHANCE * scalars["chance_level"]:
+        return (
+            f"the loss ({scalars['loss']:.4f}) is within 1 % of its chance level "
+            f"({scalars['chance_level']:.4f}): nothing is learned yet; if it stays there, {advice}"
+        )
+    return None

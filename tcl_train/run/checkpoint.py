@@ -3,28 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from tcl_train.errors import RequestError
+from tcl_train.runtime.files import write_atomically
 
 FORMAT = 1
-
-
-def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
-    """Lets `write` make a temporary file beside `path`, then puts it in place in one step, so
-    that the file is there whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        write(temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 class Checkpoints:

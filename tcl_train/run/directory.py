@@ -8,7 +8,6 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from tcl_train.cli.overrides import typed
 from tcl_train.errors import RequestError
 
 NEEDED_KEYS = ("names", "overrides", "encoder", "dataset", "seed")
@@ -23,6 +22,7 @@ class RunDir:
         self.log = self.path / "train.log"
         self.metrics = self.path / "metrics.jsonl"
         self.checkpoints = self.path / "checkpoints"
+        self.last_checkpoint = self.checkpoints / "last.pt"
         self.tensorboard = self.path / "tensorboard"
         self.result = self.path / "result.json"
 
@@ -41,20 +41,20 @@ class RunDir:
         """Raises RequestError if another run has been here."""
         if self.finished:
             raise RequestError(
-                f"hydra.run.dir={self}: holds a finished run, which stays as it is; "
-                "give another directory"
+                f"hydra.run.dir={self}: already contains a finished run; choose another directory"
             )
         if self.started:
             raise RequestError(
-                f"hydra.run.dir={self}: holds an unfinished run; go on with it by "
-                f"{typed('resume', self)}, or give another directory"
+                f"hydra.run.dir={self}: already contains an unfinished run; choose another "
+                "directory, or resume the run",
+                resumable=self.path,
             )
 
     def check_resumable(self) -> None:
         """Raises RequestError unless an unfinished run is here."""
         if not self.started:
             raise RequestError(
-                f"resume={self}: holds no run (no config.yaml); give a run directory"
+                f"resume={self}: contains no run (no config.yaml); give a run directory"
             )
         if self.finished:
             raise RequestError(f"resume={self}: this run is finished; its result is {self.result}")
@@ -70,7 +70,8 @@ class RunDir:
             raise RequestError(f"hydra.run.dir={self}: is a file; give a directory") from None
         except OSError as error:
             raise RequestError(
-                f"hydra.run.dir={self}: cannot be written ({error.strerror}); give another one"
+                f"hydra.run.dir={self}: cannot be written ({error.strerror}); choose another "
+                "directory"
             ) from error
 
     def read_config(self) -> DictConfig:
@@ -79,7 +80,7 @@ class RunDir:
             config = OmegaConf.load(self.config)
         except FileNotFoundError:
             raise RequestError(
-                f"{self}: holds no run (no config.yaml); give a run directory"
+                f"{self}: contains no run (no config.yaml); give a run directory"
             ) from None
         except Exception as error:
             raise RequestError(f"{self.config}: not readable as YAML ({error})") from error

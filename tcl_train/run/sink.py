@@ -1,23 +1,16 @@
-"""Where a run's numbers go: the progress bar, TensorBoard, metrics.jsonl, and the log."""
+"""Where a run's numbers go: TensorBoard and metrics.jsonl."""
 
 from __future__ import annotations
 
 import json
-import logging
 import math
-import sys
 import warnings
 from collections.abc import Mapping
-from logging.handlers import MemoryHandler
 from types import TracebackType
-from typing import Any
 
 from torch import Tensor
-from tqdm import tqdm
 
 from tcl_train.run.directory import RunDir
-
-log = logging.getLogger(__name__)
 
 EVAL = "eval/"  # what the names of the evaluation's scalars begin with
 
@@ -82,52 +75,3 @@ def _stays(line: str, first_step: int) -> bool:
         return record["step"] <= first_step and not any(key.startswith(EVAL) for key in record)
     except (json.JSONDecodeError, KeyError, TypeError):
         return False  # half a line, from a run that was killed
-
-
-def progress_bar(*, total: int, done: int, unit: str = "step") -> Any:
-    """A tqdm bar with the time left; silent where the output is not a terminal."""
-    return tqdm(
-        total=total,
-        initial=done,
-        unit=unit,
-        disable=not sys.stderr.isatty(),
-        dynamic_ncols=True,
-        leave=False,
-    )
-
-
-class _AboveProgressBar(logging.StreamHandler):
-    """Prints to standard output without tearing a progress bar."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=sys.stdout)
-        sys.stdout.flush()
-
-
-def log_to_terminal() -> None:
-    """Messages of this package go to standard output, as they are."""
-    package = logging.getLogger("tcl_train")
-    package.setLevel(logging.INFO)
-    package.propagate = False
-    if not any(isinstance(handler, _AboveProgressBar) for handler in package.handlers):
-        package.addHandler(_AboveProgressBar())
-
-
-def hold_messages() -> MemoryHandler:
-    """Keeps messages for the train.log of a run that has no directory yet."""
-    handler = MemoryHandler(capacity=10_000, flushLevel=logging.CRITICAL + 1, flushOnClose=False)
-    logging.getLogger("tcl_train").addHandler(handler)
-    return handler
-
-
-def log_to_file(run_dir: RunDir, held: MemoryHandler | None = None) -> logging.FileHandler:
-    """Messages, those held among them, also go to the run's train.log, with the time."""
-    handler = logging.FileHandler(run_dir.log, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-    package = logging.getLogger("tcl_train")
-    if held is not None:
-        package.removeHandler(held)
-        held.setTarget(handler)
-        held.flush()
-    package.addHandler(handler)
-    return handler

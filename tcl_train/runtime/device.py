@@ -1,20 +1,18 @@
-"""What the run computes on: device, precision, compilation, and the signals that stop it."""
+"""The device and the precision that a run computes with."""
 
 from __future__ import annotations
 
 import logging
 import os
-import signal
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
-from types import FrameType
+import platform
+from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.profiler import record_function
 
-from tcl_train.errors import Interrupted, RequestError
+from tcl_train.errors import RequestError
 from tcl_train.runtime.memory import keep_freed_memory
 
 log = logging.getLogger(__name__)
@@ -115,38 +113,17 @@ def cpu_computes_in_bf16() -> bool:
     return cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported()
 
 
+def device_name(device: torch.device) -> str:
+    """The device with its maker's name where that is known: `cuda (NVIDIA H100)`."""
+    if device.type == "cuda":
+        return f"cuda ({torch.cuda.get_device_name(device)})"
+    if device.type == "cpu":
+        return f"cpu ({torch.backends.cpu.get_cpu_capability()})"
+    return f"{device.type} ({platform.processor() or platform.machine()})"
+
+
 def available_cpus() -> int:
     """The CPUs that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-class Signals:
-    """Whether the user or the system has asked the run to stop.
-
-    Inside :meth:`caught` the first SIGINT or SIGTERM is remembered and the run stops at the next
-    :meth:`check`, which raises Interrupted; the second stops at once.
-    """
-
-    def __init__(self) -> None:
-        self.received: int | None = None
-
-    @contextmanager
-    def caught(self) -> Iterator[None]:
-        signums = (signal.SIGINT, signal.SIGTERM)
-        before = {signum: signal.signal(signum, self._receive) for signum in signums}
-        try:
-            yield
-        finally:
-            for signum, handler in before.items():
-                signal.signal(signum, handler)
-
-    def _receive(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        if self.received is not None:
-            raise Interrupted(signum)
-        self.received = signum
-
-    def check(self) -> None:
-        if self.received is not None:
-            raise Interrupted(self.received)

@@ -14,9 +14,9 @@ from tcl_train.cli.compose import (
     CHANGEABLE_ON_RESUME,
     compose_run,
     evaluation_config,
-    parse,
     resumed_config,
 )
+from tcl_train.cli.overrides import parse_overrides
 from tcl_train.errors import RequestError
 
 
@@ -155,7 +155,7 @@ def test_a_run_goes_on_with_its_second_view_or_not_at_all() -> None:
     words = ["augment@second_view=crop_flip"]
     stored = compose_run(words).config
     assert resumed_config(stored, words).names.second_view == "crop_flip"
-    with pytest.raises(RequestError, match=r"augment@second_view=crop: the run to go on with"):
+    with pytest.raises(RequestError, match=r"augment@second_view=crop: the run to resume"):
         resumed_config(stored, ["augment@second_view=crop"])
 
 
@@ -164,8 +164,8 @@ def test_a_list_in_brackets_is_one_value() -> None:
 
 
 def test_parse_names_the_word_that_is_wrong() -> None:
-    with pytest.raises(RequestError, match=r"^lr: not understood"):
-        parse(["seed=1", "lr"])
+    with pytest.raises(RequestError, match=r"^lr: cannot be read"):
+        parse_overrides(["seed=1", "lr"])
 
 
 # ------------------------------------------------------------------ going on
@@ -198,7 +198,7 @@ def test_going_on_refuses_another_setting(started: DictConfig, word: str) -> Non
 
 
 def test_going_on_refuses_another_directory(started: DictConfig) -> None:
-    with pytest.raises(RequestError, match=r"hydra\.run\.dir=b: a run goes on in its own.* a;"):
+    with pytest.raises(RequestError, match=r"hydra\.run\.dir=b: a run is resumed in its own.* a;"):
         resumed(started, "resume=a", "hydra.run.dir=b")
 
 

@@ -30,7 +30,7 @@ from tcl_train.errors import RequestError
         (["loss=supcon", "+k1=5"], ["k1=5", "the chosen loss has no k1", "tcl"]),
         (["loss=ce,tcl"], ["loss=ce,tcl", "several values", "-m"]),
         (["seed=range(1,3)"], ["seed=range(1,3)", "-m"]),
-        (["epochs"], ["epochs: not understood", "key=value"]),
+        (["epochs"], ["epochs: cannot be read", "key=value"]),
     ],
     ids=lambda value: " ".join(value) if "=" in value[0] or len(value) == 1 else "",
 )

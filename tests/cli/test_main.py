@@ -176,7 +176,7 @@ def test_an_image_that_only_fails_on_the_way_is_named_and_the_run_can_go_on(
     assert outcome.status == 1
     line = one_line(outcome.err)
     assert line.startswith(f"{broken}: not a whole image")
-    assert line.endswith("go on by: tcl-train resume=run")
+    assert line.endswith("resume with: tcl-train resume=run")
     run_dir = RunDir("run")
     assert "Traceback" in run_dir.log.read_text()
     assert torch.load(run_dir.checkpoints / "last.pt")["step"] == 6  # of the epoch before

@@ -8,8 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tcl_train.cli.compose import parse
-from tcl_train.cli.overrides import quoted, typed
+from tcl_train.cli.overrides import parse_overrides, quoted, shell_word
 
 # Any text that can name a folder.
 names = st.text(
@@ -21,7 +20,7 @@ steady = settings(max_examples=150, deadline=None, derandomize=True, database=No
 
 
 def read(words: list[str]) -> object:
-    (override,) = parse(words)
+    (override,) = parse_overrides(words)
     return override.value()
 
 
@@ -43,7 +42,7 @@ def test_a_quoted_value_is_read_as_it_is(text: str) -> None:
 @example("null")
 @example("True")
 def test_a_typed_word_comes_through_a_shell_and_the_grammar(text: str) -> None:
-    words = shlex.split(typed("resume", text))
+    words = shlex.split(shell_word("resume", text))
     assert len(words) == 1
     assert read(words) == text
 
@@ -59,4 +58,4 @@ def test_a_typed_word_comes_through_a_shell_and_the_grammar(text: str) -> None:
     ],
 )
 def test_what_is_said_is_no_more_quoted_than_it_must_be(name: str, word: str) -> None:
-    assert typed("resume", name) == word
+    assert shell_word("resume", name) == word

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,8 +19,8 @@ from typing import Any, NamedTuple
 import pytest
 
 from tcl_train.cli import sweep
-from tcl_train.cli.compose import compose_run, parse
-from tcl_train.errors import Interrupted, RequestError
+from tcl_train.cli.compose import compose_run
+from tcl_train.cli.overrides import parse_overrides
 from tcl_train.run.directory import RunDir
 
 RESULT = {"top1": 90.0, "top5": 99.0, "knn_top1": 85.0, "random_encoder_top1": 70.0}
@@ -68,7 +69,7 @@ class Job(NamedTuple):
 def understood(command: list[str]) -> Job:
     assert command[:3] == [sys.executable, "-m", "tcl_train"]
     *words, place = command[3:]
-    (override,) = parse([place])
+    (override,) = parse_overrides([place])
     assert override.key_or_group in ("hydra.run.dir", "resume")
     return Job(words, override.key_or_group, Path(str(override.value())))
 
@@ -144,7 +145,81 @@ def test_jobs_that_are_added_later_join_the_table(tmp_path: Path) -> None:
     with (tmp_path / "sweep.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["seed"], row["tau"]) for row in rows] == [("1", ""), ("1", "0.5")]
-    assert [path.name for path in tmp_path.iterdir()] == ["sweep.csv"]
+    assert {path.name for path in tmp_path.iterdir()} - {".sweep.csv.lock"} == {"sweep.csv"}
+
+
+# ------------------------------------------------------------------ names of directories
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["dataset.root=../../../a,../../../b"],
+        ["dataset.root=/a,/b"],
+        ["+loss.tau=0.1,.."],
+        ["augment@second_view=crop_flip,none"],
+        [f"dataset.root={'x' * 300},{'y' * 300}"],
+        ["seed=1,2"],
+        ["dataset.root='a b','$HOME'"],
+    ],
+    ids=lambda words: words[0][:30],
+)
+def test_every_job_has_a_short_safe_directory_inside_the_sweep(
+    children: Children, tmp_path: Path, words: list[str]
+) -> None:
+    overrides = parse_overrides(words)
+    varied = [override.get_key_element() for override in overrides]
+    names = sweep.assign_directories(tmp_path, sweep.expand(overrides), varied)
+    assert len(names) == len(set(names)) == 2
+    for number, name in enumerate(names):
+        assert (tmp_path / name).resolve().parent == tmp_path.resolve()
+        assert re.fullmatch(r"\d+(_[A-Za-z0-9._-]+)?", name), name
+        assert name.split("_")[0] == str(number)
+        assert len(name) < 80
+        assert not name.startswith(".")
+        assert ".." not in name
+
+
+def test_a_value_that_looks_like_a_way_out_stays_inside_the_sweep(
+    children: Children, tcl_train: Callable[..., Any], here: Path
+) -> None:
+    assert tcl_train("dataset.root=../../../a,../../../b", "dataset=cifar10").status == 0
+    for command in children.commands:
+        assert understood(command).directory.resolve().parent == (here / "sweep").resolve()
+    assert tcl_train("dataset.root=../../../c,../../../d", "dataset=cifar10").status == 0
+    assert len(children.commands) == 4
+
+
+def test_the_name_says_what_the_sweep_varies(tmp_path: Path) -> None:
+    jobs = [["loss=ce", "seed=7", "augment@second_view=none"], ["loss=tcl", "seed=7"]]
+    names = sweep.assign_directories(tmp_path, jobs, ["loss", "augment@second_view"])
+    assert names == ["0_loss-ce_augment-second_view-none", "1_loss-tcl"]
+
+
+def test_choices_may_be_given_by_a_pattern(
+    children: Children, tcl_train: Callable[..., Any]
+) -> None:
+    assert tcl_train("loss=glob(supcon*)").status == 0
+    assert column("loss") == ["supcon", "supcon_in"]
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("loss=glob(nothing*)", "no choice of loss is called so"),
+        ("tau=interval(0,1)", "give a list or range"),
+        ("hydra.run.dir=a,b", "a sweep cannot vary Hydra's own settings"),
+        ("hydra/sweeper=basic", "expands sweeps itself"),
+        ("hydra.sweep.subdir=x", "names the directories of its jobs"),
+    ],
+)
+def test_what_a_sweep_cannot_do_is_refused_in_one_line(
+    children: Children, refused: Callable[..., str], word: str, said: str
+) -> None:
+    line = refused("-m", "seed=1,2", word, "hydra.sweep.dir=sweep")
+    assert word in line
+    assert said in line
+    assert not children.commands
 
 
 # ------------------------------------------------------------------ failing, and once more
@@ -165,7 +240,7 @@ def test_a_job_that_fails_is_seen_stops_no_other_and_is_run_again_with_the_sweep
     children.commands, children.statuses = [], {}
     outcome = tcl_train("seed=1,2")
     assert outcome.status == 0
-    assert outcome.out.count("finished before, passed") == 1
+    assert outcome.out.count("already finished, skipped") == 1
     (again,) = map(understood, children.commands)
     assert ("seed=1" in again.words, again.how) == (True, "resume")
     assert column("status") == ["finished"] * 2
@@ -184,11 +259,17 @@ def test_a_job_that_was_refused_left_nothing_to_go_on_with_and_starts_anew(
     assert [understood(command).how for command in children.commands] == ["hydra.run.dir"] * 2
 
 
-def test_another_sweep_does_not_take_a_run_for_its_own(children: Children, tmp_path: Path) -> None:
-    sweep.run_job(["seed=1"], tmp_path / "0", tmp_path)
-    with pytest.raises(RequestError, match=r"holds another run \(seed=1\).*hydra\.sweep\.dir"):
-        sweep.run_job(["seed=2"], tmp_path / "0", tmp_path)
-    assert len(children.commands) == 1
+def test_a_sweep_in_another_order_and_with_more_values_trains_only_what_is_new(
+    children: Children, tcl_train: Callable[..., Any]
+) -> None:
+    assert tcl_train("loss=supcon,tcl", "seed=2").status == 0
+    assert tcl_train("seed=1,2", "loss=ce,tcl,supcon").status == 0
+    jobs = [understood(command) for command in children.commands]
+    trained = [tuple(sorted(job.words)) for job in jobs]
+    assert len(trained) == len(set(trained)) == 6
+    assert len({job.directory for job in jobs}) == 6
+    assert column("status") == ["finished"] * 6
+    assert [path.name.split("_")[0] for path in sorted(Path("sweep").glob("*_*"))] == list("012345")
 
 
 def test_a_job_that_is_killed_has_the_status_that_a_shell_gives_it(children: Children) -> None:
@@ -199,25 +280,16 @@ def test_a_job_that_is_killed_has_the_status_that_a_shell_gives_it(children: Chi
 # ------------------------------------------------------------------ stopping
 
 
+@pytest.mark.parametrize("status", [130, 143])
 def test_an_interrupted_job_ends_the_sweep_in_good_order(
-    children: Children, tcl_train: Callable[..., Any], one_line: Callable[[str], str]
+    children: Children, tcl_train: Callable[..., Any], one_line: Callable[[str], str], status: int
 ) -> None:
-    children.statuses = {"seed=1": 143}
+    children.statuses = {"seed=1": status}
     outcome = tcl_train("seed=1,2")
     assert len(children.commands) == 1  # the other is not started
     assert column("status") == ["interrupted"]
-    assert outcome.status == 143
-    assert "hydra.sweep.dir=sweep" in one_line(outcome.err)
-
-
-@pytest.mark.parametrize("status", [130, 143])
-def test_an_interrupted_job_says_how_to_go_on_with_the_sweep(
-    children: Children, tmp_path: Path, status: int
-) -> None:
-    children.statuses = {"seed=1": status}
-    with pytest.raises(Interrupted, match=f"again with hydra.sweep.dir={tmp_path}") as caught:
-        sweep.run_job(["seed=1"], tmp_path / "0", tmp_path)
-    assert caught.value.exit_status == status
+    assert outcome.status == status
+    assert one_line(outcome.err).endswith("run the same sweep again with hydra.sweep.dir=sweep")
 
 
 def test_a_termination_is_passed_on_and_the_job_waited_for(children: Children) -> None:
@@ -295,7 +367,7 @@ def test_a_sweep_that_is_interrupted_stops_and_goes_on_when_it_is_run_again(
     again = start("tcl-train", "-m", *words)
     out, err = again.communicate(timeout=240)
     assert (again.returncode, err) == (0, "")
-    assert "going on from step" in out
+    assert "resuming at step" in out
     assert RunDir(first).finished
 
 

@@ -155,7 +155,7 @@ def test_without_words_it_says_what_it_does(tcl_eval: Callable[..., Any]) -> Non
     ("words", "named"),
     [
         (["dataset=digits"], ["run is not set", "tcl-eval run=DIR"]),
-        (["run=nowhere"], ["nowhere", "holds no run", "config.yaml"]),
+        (["run=nowhere"], ["nowhere", "contains no run", "config.yaml"]),
         (["run=RUN", "run=RUN"], ["run"]),
         (["run=RUN", "epochs=3"], ["epochs=3", "dataset, probe"]),
         (["run=RUN", "bogus=3"], ["bogus=3"]),

@@ -20,8 +20,10 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from tcl_train import build
 from tcl_train.cli.overrides import quoted
 from tcl_train.commands import train as train_module
+from tcl_train.evaluation.evaluate import Evaluator
 from tcl_train.run import checkpoint
 from tcl_train.run.directory import RunDir
 from tcl_train.runtime import device as runtime
@@ -76,7 +78,7 @@ def uninterrupted(
 ) -> RunDir:
     run_dir = RunDir(tmp_path_factory.mktemp("uninterrupted") / "run")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train_module.configs, "build_data", lambda *_, **__: few_digits)
+        patch.setattr(build, "build_data", lambda *_, **__: few_digits)
         train_tiny(run_dir, *WORDS)
     return run_dir
 
@@ -120,7 +122,7 @@ def test_an_interrupted_run_writes_a_checkpoint_and_says_how_to_go_on(
         outcome = run()
     assert outcome.status == status
     line = one_line(outcome.err)
-    assert line == f"interrupted by {signum.name}; go on by: tcl-train resume=run"
+    assert line == f"interrupted by {signum.name}; resume with: tcl-train resume=run"
     run_dir = RunDir("run")
     assert state(run_dir)["step"] == 3
     assert not run_dir.finished
@@ -146,7 +148,7 @@ def test_the_line_that_says_how_to_go_on_can_be_pasted(
 ) -> None:
     with signalled(1):
         outcome = command(*tiny_words(*WORDS, f"hydra.run.dir={quoted(name)}"))
-    program, *words = shlex.split(outcome.err.split("go on by: ")[1])
+    program, *words = shlex.split(outcome.err.split("resume with: ")[1])
     assert program == "tcl-train"
     assert command(*words).status == 0
     assert RunDir(name).finished
@@ -176,7 +178,7 @@ def test_a_signal_in_the_evaluation_stops_it_and_going_on_evaluates(
     uninterrupted: RunDir,
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(train_module, "evaluate", lambda *_, **__: signal.raise_signal(signum))
+        patch.setattr(Evaluator, "measure", lambda *_, **__: signal.raise_signal(signum))
         outcome = run()
     assert outcome.status == 128 + signum
     assert "resume=run" in outcome.err
@@ -293,13 +295,13 @@ def test_what_was_done_before_the_interruption_counts_and_the_log_goes_on(
 ) -> None:
     run_dir = interrupted(7)
     before = state(run_dir)["meter"]
-    assert "going on from step 7 of 10" in command("resume=run").out
+    assert "resuming at step 7 of 10" in command("resume=run").out
     result = run_dir.read_result()
     assert result["pretrain_seconds"] > before["seconds"]
     assert result["wall_seconds"] > result["pretrain_seconds"]
     assert result["image_views_seen"] == STEPS * 32 * 2
     log = run_dir.log.read_text()
-    assert log.index("epoch 1/2") < log.index("going on from step 7 of 10") < log.index("epoch 2/2")
+    assert log.index("epoch 1/2") < log.index("resuming at step 7 of 10") < log.index("epoch 2/2")
 
 
 # ------------------------------------------------------------------ with words
@@ -390,7 +392,9 @@ def test_a_process_that_is_interrupted_goes_on_to_the_same_end(
             break
     _, err = process.communicate(timeout=120)
     assert process.returncode == 128 + signum
-    assert one_line(err) == (f"interrupted by {signum.name}; go on by: tcl-train resume={run_dir}")
+    assert one_line(err) == (
+        f"interrupted by {signum.name}; resume with: tcl-train resume={run_dir}"
+    )
     assert 5 <= state(run_dir)["step"] < 40
     assert command(f"resume={run_dir}").status == 0
     train_tiny(whole, *words)

@@ -16,14 +16,16 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from tcl_train import build as configs
+from tcl_train.build import build_run
 from tcl_train.commands import train as train_module
-from tcl_train.commands.train import build_trainer, train
+from tcl_train.commands.train import train
 from tcl_train.data.dataset import DataSet, Split
 from tcl_train.errors import RequestError, TrainingError
+from tcl_train.evaluation.evaluate import Evaluator
 from tcl_train.run import checkpoint
 from tcl_train.run.checkpoint import Checkpoints
 from tcl_train.run.directory import RunDir
-from tcl_train.runtime.device import Runtime, Signals
+from tcl_train.runtime.signals import Signals
 
 MEASURES = ("top1", "top5", "knn_top1", "random_encoder_top1", "probe", "steps", "loss")
 
@@ -78,14 +80,18 @@ def test_the_result_appears_at_the_very_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     seen: list[bool] = []
-    for name in ("evaluate", "classifier_top1", "assemble_result"):
-        function = getattr(train_module, name)
+    for module, name in (
+        (Evaluator, "measure"),
+        (train_module, "classifier_top1"),
+        (train_module, "assemble_result"),
+    ):
+        function = getattr(module, name)
 
         def look(*args: Any, _function: Any = function, **keys: Any) -> Any:
             seen.append(run_dir.finished)
             return _function(*args, **keys)
 
-        monkeypatch.setattr(train_module, name, look)
+        monkeypatch.setattr(module, name, look)
     train_tiny(run_dir, "batch_size=32")
     assert seen == [False] * 3
     assert run_dir.finished
@@ -127,7 +133,7 @@ def test_the_first_ten_losses_are_the_golden_ones(
     """A change that should not alter numbers leaves these alone. One that should regenerates them,
     and says why in its commit:
 
-        TCL_TRAIN_REGENERATE_GOLDEN=1 python -m pytest tests/test_train.py -k golden
+        TCL_TRAIN_REGENERATE_GOLDEN=1 python -m pytest tests/commands/test_train.py -k golden
     """
     curve = ten_losses(compose_tiny(*GOLDEN_WORDS, f"loss={loss}"), tmp_path)
     path = GOLDEN / f"digits-{loss}.json"
@@ -144,14 +150,7 @@ def ten_losses(config: DictConfig, folder: Path) -> list[float]:
     """Of two epochs of five steps, without the evaluation. Weights and views are float64: other
     processors sum in another order, and what that makes of the last digits grows with each step,
     the faster the higher the learning rate."""
-    settings = configs.read_settings(config)
-    trainer = build_trainer(
-        config,
-        settings,
-        loss=configs.build_loss(config),
-        data=configs.build_data(config, supervised=settings.supervised),
-        runtime=Runtime(device="cpu", precision="fp32", compile=False),
-    )
+    trainer = build_run(config).trainer
     trainer.method.double().register_forward_pre_hook(
         lambda _, given: (given[0].double(), *given[1:])
     )
@@ -188,14 +187,14 @@ def test_evaluation_leaves_the_encoder_as_it_is_bit_for_bit(
     if probe == "sgd":
         config.probe.epochs = 2
     compared: list[str] = []
-    evaluate = train_module.evaluate
+    measure = Evaluator.measure
 
-    def watched(encoder: torch.nn.Module, *args: Any, **keys: Any) -> Any:
+    def watched(self: Evaluator, encoder: torch.nn.Module) -> Any:
         before = {key: value.clone() for key, value in encoder.state_dict().items()}
         modes = [part.training for part in encoder.modules()]
         needed = [p.requires_grad for p in encoder.parameters()]
         gradients = [None if p.grad is None else p.grad.clone() for p in encoder.parameters()]
-        measures = evaluate(encoder, *args, **keys)
+        measures = measure(self, encoder)
         for key, value in encoder.state_dict().items():
             assert torch.equal(value, before[key]), key
             compared.append(key)
@@ -206,7 +205,7 @@ def test_evaluation_leaves_the_encoder_as_it_is_bit_for_bit(
             assert gradient is None or torch.equal(parameter.grad, gradient)
         return measures
 
-    monkeypatch.setattr(train_module, "evaluate", watched)
+    monkeypatch.setattr(Evaluator, "measure", watched)
     images_before = few_digits.train.images.images_NCHW.clone()  # type: ignore[union-attr]
     train(config, run_dir, resume=False)
     assert "bn1.running_mean" in compared
@@ -370,7 +369,7 @@ def test_a_failure_in_the_evaluation_leaves_a_run_to_go_on_with(
     command: Callable[..., Any],
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(train_module, "evaluate", lambda *_, **__: 1 / 0)
+        patch.setattr(Evaluator, "measure", lambda *_, **__: 1 / 0)
         line, run_dir = failing()
     assert "ZeroDivisionError" in line
     assert command("resume=run").status == 0

@@ -13,14 +13,13 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
-from tcl_train import build as configs
-from tcl_train.commands.train import build_trainer
+from tcl_train.build import build_run
 from tcl_train.data.dataset import DataSet
 from tcl_train.engine.fit import Trainer, collapse_warning
 from tcl_train.errors import Interrupted, TrainingError
 from tcl_train.run import checkpoint
 from tcl_train.run.checkpoint import Checkpoints
-from tcl_train.runtime.device import Runtime, Signals
+from tcl_train.runtime.signals import Signals
 
 BATCH = 32
 STEPS = 5  # of an epoch
@@ -56,13 +55,7 @@ def new_trainer(composed: DictConfig, few_digits: DataSet) -> Callable[..., Trai
         config = composed.copy()
         for key, value in keys.items():
             config[key] = value
-        return build_trainer(
-            config,
-            configs.read_settings(config),
-            loss=configs.build_loss(config),
-            data=few_digits,
-            runtime=Runtime(device="cpu", precision="fp32", compile=False),
-        )
+        return build_run(config, data=few_digits).trainer
 
     return new
 

@@ -6,24 +6,24 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tcl_train.evaluation.evaluate import classifier_top1, evaluate
+from tcl_train.evaluation.evaluate import Evaluator, classifier_top1
 from tcl_train.evaluation.lbfgs import LBFGSProbe
 from tcl_train.losses import CrossEntropy
 from tcl_train.methods.cross_entropy import CrossEntropyClassifier
 
 
 def _evaluate(data, augment, encoder, untrained, runtime, *, mirror_features=False) -> dict:
-    return evaluate(
-        encoder,
-        untrained,
-        data,
-        LBFGSProbe(),
+    evaluator = Evaluator(
+        data=data,
+        probe=LBFGSProbe(),
         augment=augment,
         runtime=runtime,
+        make_untrained=None if untrained is None else lambda: untrained,
         seed=1,
         batch_size=32,
         mirror_features=mirror_features,
     )
+    return evaluator.measure(encoder)
 
 
 def test_measures_of_the_encoder_and_of_an_untrained_one(data, augment, encoder, runtime) -> None:

@@ -13,7 +13,7 @@ import torch
 
 from tcl_train.errors import RequestError
 from tcl_train.run import checkpoint
-from tcl_train.run.checkpoint import Checkpoints, load, write_atomically
+from tcl_train.run.checkpoint import Checkpoints, load
 
 
 def state(step: int = 0) -> dict[str, Any]:
@@ -22,48 +22,6 @@ def state(step: int = 0) -> dict[str, Any]:
 
 def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
-
-
-# ------------------------------------------------------------------ atomically
-
-
-def test_a_file_is_replaced_by_what_was_written(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    path.write_text("old")
-    write_atomically(path, lambda temporary: temporary.write_text("new"))
-    assert path.read_text() == "new"
-    assert names(tmp_path) == {"file"}
-
-
-def test_until_all_is_written_the_old_file_is_there(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    path.write_text("old")
-    seen: list[str] = []
-
-    def write(temporary: Path) -> None:
-        temporary.write_text("ne")
-        seen.append(path.read_text())
-        temporary.write_text("new")
-
-    write_atomically(path, write)
-    assert seen == ["old"]
-
-
-@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "disk full"), KeyboardInterrupt()])
-def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
-    tmp_path: Path, error: BaseException
-) -> None:
-    path = tmp_path / "file"
-    path.write_text("old")
-
-    def fail(temporary: Path) -> None:
-        temporary.write_text("ne")
-        raise error
-
-    with pytest.raises(type(error)):
-        write_atomically(path, fail)
-    assert path.read_text() == "old"
-    assert names(tmp_path) == {"file"}
 
 
 # ------------------------------------------------------------------ which ones stay

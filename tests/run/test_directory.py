@@ -31,8 +31,12 @@ RESULT = {
     "views": int,
     "encoder": str,
     "projector": str,
-    "augment": str,
-    "second_view": (str, type(None)),
+    "method": dict,
+    "optimizer": dict,
+    "scheduler": dict,
+    "augment": dict,
+    "second_view": (dict, type(None)),
+    "processes": int,
     "epochs": int,
     "batch_size": int,
     "seed": int,
@@ -79,7 +83,13 @@ def test_the_result_says_what_was_run(finished: Any) -> None:
     assert result["loss"] == {"name": "tcl", "tau": 0.1, "k1": 5000, "k2": 1}
     assert (result["dataset"], result["num_classes"]) == ("digits", 10)
     assert (result["num_train"], result["num_test"]) == (1437, 360)
-    assert (result["encoder"], result["projector"], result["augment"]) == ("resnet8", "mlp", "crop")
+    assert (result["encoder"], result["projector"]) == ("resnet8", "mlp")
+    crop = {"scale": [0.5, 1.0], "ratio": [0.75, 1.3333333]}
+    assert result["augment"] == {"name": "crop", "crop": crop}
+    assert result["method"] == {"name": "contrastive"}
+    assert result["scheduler"] == {"name": "cosine", "warmup_epochs": 0, "floor": 1e-3}
+    assert (result["optimizer"]["name"], result["optimizer"]["momentum"]) == ("sgd", 0.9)
+    assert result["processes"] == 1
     assert (result["epochs"], result["batch_size"], result["views"]) == (2, 256, 2)
     assert (result["seed"], result["supervised"], result["precision"]) == (1, True, "fp32")
     assert (result["steps"], result["image_views_seen"]) == (10, 2 * 10 * 256)
@@ -162,7 +172,9 @@ def config(compose_tiny: Callable[..., DictConfig]) -> DictConfig:
 
 def test_a_new_directory_is_free_and_holds_nothing_to_go_on_with(run_dir: RunDir) -> None:
     run_dir.check_free()
-    with pytest.raises(RequestError, match=rf"resume={run_dir}: holds no run \(no config.yaml\)"):
+    with pytest.raises(
+        RequestError, match=rf"resume={run_dir}: contains no run \(no config.yaml\)"
+    ):
         run_dir.check_resumable()
     assert not run_dir.path.exists()
 
@@ -182,15 +194,16 @@ def test_a_claimed_directory_is_to_go_on_with_and_not_free(
     assert run_dir.started
     assert not run_dir.finished
     run_dir.check_resumable()
-    with pytest.raises(RequestError, match=f"unfinished run; go on with it by resume={run_dir}"):
+    with pytest.raises(RequestError, match="already contains an unfinished run") as caught:
         run_dir.check_free()
+    assert caught.value.resumable == run_dir.path
 
 
 def test_a_result_makes_a_run_finished(run_dir: RunDir, config: DictConfig) -> None:
     run_dir.claim(config)
     run_dir.result.write_text("{}")
     assert run_dir.finished
-    with pytest.raises(RequestError, match="holds a finished run, which stays as it is"):
+    with pytest.raises(RequestError, match="already contains a finished run"):
         run_dir.check_free()
     with pytest.raises(RequestError, match=r"this run is finished; its result is .*result\.json"):
         run_dir.check_resumable()
@@ -206,7 +219,7 @@ def test_of_two_claims_the_second_is_refused_and_changes_nothing(
     run_dir: RunDir, config: DictConfig
 ) -> None:
     run_dir.claim(config)
-    with pytest.raises(RequestError, match="holds an unfinished run"):
+    with pytest.raises(RequestError, match="already contains an unfinished run"):
         run_dir.claim(OmegaConf.create({"seed": 2}))
     assert run_dir.read_config() == config
 
@@ -250,7 +263,7 @@ def test_a_directory_cannot_be_where_a_file_is(
 
 
 def test_a_config_that_is_not_there_is_named(run_dir: RunDir) -> None:
-    with pytest.raises(RequestError, match=rf"{run_dir}: holds no run \(no config.yaml\)"):
+    with pytest.raises(RequestError, match=rf"{run_dir}: contains no run \(no config.yaml\)"):
         run_dir.read_config()
 
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import json
-import logging
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -14,7 +11,7 @@ import pytest
 import torch
 
 from tcl_train.run.directory import RunDir
-from tcl_train.run.sink import Sink, log_to_file, log_to_terminal, progress_bar
+from tcl_train.run.sink import Sink
 
 
 @pytest.fixture
@@ -138,62 +135,6 @@ def test_tensorboard_reads_a_finished_run(finished: Any) -> None:
     assert [value for _, value in found["train/loss"]] == pytest.approx(written)
     top1 = finished.run_dir.read_result()["top1"]
     assert found["eval/top1"] == [(10, pytest.approx(top1))]
-
-
-# ------------------------------------------------------------------ messages
-
-
-def test_messages_go_to_the_terminal_once_and_as_they_are(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    log_to_terminal()
-    log_to_terminal()  # a second command in one process
-    logging.getLogger("tcl_train.somewhere").info("epoch %d", 3)
-    assert capsys.readouterr() == ("epoch 3\n", "")
-
-
-def test_messages_go_to_the_log_with_the_time(run_dir: RunDir) -> None:
-    handler = log_to_file(run_dir)
-    package = logging.getLogger("tcl_train")
-    package.setLevel(logging.INFO)
-    logging.getLogger("tcl_train.somewhere").info("epoch %d, ä", 3)
-    package.removeHandler(handler)
-    handler.close()
-    (line,) = run_dir.log.read_text(encoding="utf-8").splitlines()
-    date, time, message = line.split(" ", 2)
-    assert message == "epoch 3, ä"
-    assert date.count("-") == 2
-    assert time.count(":") == 2
-
-
-def test_the_log_of_a_resumed_run_is_added_to(run_dir: RunDir) -> None:
-    run_dir.log.write_text("before\n")
-    handler = log_to_file(run_dir)
-    handler.handle(logging.makeLogRecord({"msg": "after"}))
-    logging.getLogger("tcl_train").removeHandler(handler)
-    handler.close()
-    assert [line.split()[-1] for line in run_dir.log.read_text().splitlines()] == [
-        "before",
-        "after",
-    ]
-
-
-class Screen(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-@pytest.mark.parametrize("terminal", [True, False])
-def test_the_progress_bar_is_for_terminals_only(
-    monkeypatch: pytest.MonkeyPatch, terminal: bool
-) -> None:
-    stream = Screen() if terminal else io.StringIO()
-    monkeypatch.setattr(sys, "stderr", stream)
-    with progress_bar(total=10, done=3) as bar:
-        bar.update()
-        shown = stream.getvalue()
-    assert bool(shown) == terminal
-    assert bar.n == (4 if terminal else 3)
 
 
 # ------------------------------------------------------------------ pictures

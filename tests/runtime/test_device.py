@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -12,11 +11,10 @@ import torch
 from omegaconf import DictConfig
 
 from tcl_train import build as configs
-from tcl_train.errors import Interrupted, RequestError
+from tcl_train.errors import RequestError
 from tcl_train.runtime import device as module
 from tcl_train.runtime.device import (
     Runtime,
-    Signals,
     available_cpus,
     choose_device,
     choose_precision,
@@ -155,48 +153,3 @@ def test_the_cpus_are_those_that_this_process_may_use(monkeypatch: pytest.Monkey
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.setattr(os, "cpu_count", lambda: None)
     assert available_cpus() == 1
-
-
-# ------------------------------------------------------------------ signals
-
-
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_the_first_signal_is_remembered_and_nothing_is_torn(signum: signal.Signals) -> None:
-    signals = Signals()
-    assert signals.received is None
-    with signals.caught():
-        signal.raise_signal(signum)
-        assert signals.received == signum
-
-
-def test_the_second_signal_stops_at_once() -> None:
-    signals = Signals()
-    with signals.caught():
-        signal.raise_signal(signal.SIGTERM)
-        with pytest.raises(Interrupted) as caught:
-            signal.raise_signal(signal.SIGINT)
-    assert caught.value.exit_status == 130
-
-
-def test_a_check_raises_only_after_a_signal() -> None:
-    signals = Signals()
-    signals.check()
-    signals.received = signal.SIGTERM
-    with pytest.raises(Interrupted) as caught:
-        signals.check()
-    assert (caught.value.signum, caught.value.exit_status) == (signal.SIGTERM, 143)
-
-
-def test_outside_of_the_block_signals_are_what_they_were() -> None:
-    before = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
-    with Signals().caught():
-        assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] != before
-    assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == before
-
-    def fail() -> None:
-        with Signals().caught():
-            raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        fail()
-    assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == before

@@ -13,9 +13,9 @@ import torch
 import tcl_train
 from tcl_train import build as configs
 from tcl_train import load_encoder
-from tcl_train.commands import train as train_module
 from tcl_train.data.dataset import DataSet
 from tcl_train.errors import RequestError
+from tcl_train.evaluation.evaluate import Evaluator
 from tcl_train.run import checkpoint
 from tcl_train.run.directory import RunDir
 
@@ -51,16 +51,16 @@ def test_it_gives_the_features_of_the_encoder_that_was_trained(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    evaluate = train_module.evaluate
+    measure = Evaluator.measure
     seen: list[torch.Tensor] = []
 
-    def watched(encoder: torch.nn.Module, *args: Any, **keys: Any) -> Any:
+    def watched(self: Evaluator, encoder: torch.nn.Module) -> Any:
         encoder.eval()
         with torch.no_grad():
             seen.append(encoder(images()))
-        return evaluate(encoder, *args, **keys)
+        return measure(self, encoder)
 
-    monkeypatch.setattr(train_module, "evaluate", watched)
+    monkeypatch.setattr(Evaluator, "measure", watched)
     train_tiny(tmp_path / "run", "batch_size=32")
     encoder = load_encoder(tmp_path / "run")
     with torch.no_grad():
@@ -108,7 +108,7 @@ def test_an_interrupted_run_has_an_encoder_too(copied: RunDir) -> None:
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match=rf"{tmp_path}: holds no run \(no config.yaml\)"):
+    with pytest.raises(RequestError, match=rf"{tmp_path}: contains no run \(no config.yaml\)"):
         load_encoder(tmp_path)
 
 
