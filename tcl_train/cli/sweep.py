@@ -197,8 +197,7 @@ def assign_directories(
     varied: the keys whose values make the label.
     """
     known = {_identity(words): name for name, words in _started(sweep_dir)}
-    numbers = [int(match[0]) for name in _names(sweep_dir) if (match := re.match(r"\d+", name))]
-    number = itertools.count(max(numbers, default=-1) + 1)
+    number = itertools.count(max(map(_number, _names(sweep_dir)), default=-1) + 1)
     names = []
     for job in jobs:
         identity = _identity(job)
@@ -206,6 +205,12 @@ def assign_directories(
             known[identity] = f"{next(number)}_{_label(job, varied)}".rstrip("_")
         names.append(known[identity])
     return names
+
+
+def _number(directory: str) -> int:
+    """With which a directory's name begins; -1 where it is not a job's."""
+    match = re.match(r"\d+", directory)
+    return -1 if match is None else int(match[0])
 
 
 def _names(sweep_dir: Path) -> list[str]:
@@ -300,6 +305,7 @@ def _note(table: Path, job_dir: Path, words: list[str], status: int) -> None:
     with FileLock(table.with_name(f".{table.name}.lock")):
         rows = {row["dir"]: row for row in _read(table)}
         rows[row["dir"]] = row
+        rows = dict(sorted(rows.items(), key=lambda item: _number(Path(item[0]).name)))
         last = ["status", *RESULT_COLUMNS, "wall_seconds", "dir"]
         columns = list(dict.fromkeys(k for r in rows.values() for k in r if k not in last)) + last
         text = io.StringIO()

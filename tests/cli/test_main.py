@@ -286,6 +286,55 @@ def test_the_config_is_printed_and_nothing_runs(command: Callable[..., Any], her
     assert not list(here.iterdir())
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("loss=supcon", "--cfg", "job", "epochs=2"),
+        ("--cfg", "job", "loss=supcon", "epochs=2"),
+        ("loss=supcon", "epochs=2", "-c", "job"),
+        ("loss=supcon", "--cfg=job", "epochs=2"),
+    ],
+)
+def test_flags_may_stand_anywhere_in_the_line(
+    command: Callable[..., Any], words: tuple[str, ...]
+) -> None:
+    status, out, err = command(*words)
+    assert (status, err) == (0, "")
+    printed = OmegaConf.create(out)
+    assert (printed.epochs, printed.loss._target_) == (2, "tcl_train.losses.SupCon")
+
+
+def test_one_key_of_the_config_is_printed_resolved(command: Callable[..., Any]) -> None:
+    status, out, err = command("--cfg", "job", "--package", "loss", "--resolve", "tau=0.5")
+    assert (status, err) == (0, "")
+    assert OmegaConf.create(out) == {
+        "_target_": "tcl_train.losses.TCL",
+        "tau": 0.5,
+        "k1": 5000.0,
+        "k2": 1.0,
+    }
+
+
+def test_hydras_own_settings_are_printed(command: Callable[..., Any]) -> None:
+    status, out, err = command("--cfg", "hydra", "-p", "hydra.sweep")
+    assert (status, err) == (0, "")
+    assert set(OmegaConf.create(out)) == {"dir", "subdir"}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--cfg",), "--cfg"),
+        (("--cfg", "job", "-p", "lss"), "lss"),
+        (("--speed", "3"), "--speed"),
+    ],
+)
+def test_a_wrong_flag_is_refused_in_one_line(
+    refused: Callable[..., str], words: tuple[str, ...], said: str
+) -> None:
+    assert said in refused(*words)
+
+
 @pytest.mark.parametrize("word", ["epocs=3", "loss=bogus"])
 def test_a_wrong_word_beside_cfg_is_refused_like_any_other(
     refused: Callable[..., str], word: str

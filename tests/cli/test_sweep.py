@@ -330,6 +330,18 @@ def test_a_sweep_trains_once_for_each_combination(
 
 
 @pytest.mark.slow
+def test_another_launcher_starts_the_jobs(
+    tcl_train: Callable[..., Any], tiny_words: Callable[..., list[str]]
+) -> None:
+    """Joblib starts them at the same time, in processes of its own."""
+    words = [*tiny_words("seed=1,2"), "hydra/launcher=joblib"]
+    assert tcl_train(*words).status == 0
+    assert column("status") == ["finished"] * 2
+    assert column("seed") == ["1", "2"]
+    assert tcl_train(*words).status == 0
+
+
+@pytest.mark.slow
 def test_a_job_that_cannot_run_is_seen_and_the_next_one_finishes(
     tcl_train: Callable[..., Any],
     tiny_words: Callable[..., list[str]],
