@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from tcl_train.cli import resolvers
 from tcl_train.cli.choices import CONFIG_NAME, SECOND_VIEW, config_dir
-from tcl_train.cli.explain import check_words, explain, first_line, is_group
+from tcl_train.cli.explain import check_overrides, explain, first_line, is_group
 from tcl_train.cli.overrides import (
     SEARCHPATH,
     parse_overrides,
@@ -47,13 +47,13 @@ class Composed(NamedTuple):
     run_dir: str
 
 
-def compose_run(words: Sequence[str]) -> Composed:
+def compose_run(overrides: Sequence[str]) -> Composed:
     """Composes one run.
 
     Raises:
-        RequestError: explains the first word that cannot be carried out.
+        RequestError: explains the first override that cannot be carried out.
     """
-    config = compose_with_hydra(words)
+    config = compose_with_hydra(overrides)
     HydraConfig.instance().set_config(config)  # for ${hydra:...} in our own config
     try:
         ours = without_hydra(config)
@@ -64,15 +64,15 @@ def compose_run(words: Sequence[str]) -> Composed:
         raise RequestError(first_line(error)) from error
 
 
-def compose_with_hydra(words: Sequence[str]) -> DictConfig:
+def compose_with_hydra(overrides: Sequence[str]) -> DictConfig:
     """The config of one run with Hydra's own node, its interpolations unresolved.
 
     Raises:
-        RequestError: explains the first word that cannot be carried out.
+        RequestError: explains the first override that cannot be carried out.
     """
-    words = quote_overrides(words)
-    overrides = parse_overrides(words)
-    for override in overrides:
+    overrides = quote_overrides(overrides)
+    parsed = parse_overrides(overrides)
+    for override in parsed:
         below_augment = override.key_or_group.startswith(("augment.", f"{SECOND_VIEW}."))
         if override.is_delete() and not below_augment:
             raise RequestError(
@@ -86,10 +86,10 @@ def compose_with_hydra(words: Sequence[str]) -> DictConfig:
             )
     with hydra_initialized():
         try:
-            config = compose(CONFIG_NAME, list(words), return_hydra_config=True)
+            config = compose(CONFIG_NAME, list(overrides), return_hydra_config=True)
         except (HydraException, OmegaConfBaseException, ValueError) as error:
-            raise RequestError(explain(overrides, error)) from error
-        check_words(overrides, config)
+            raise RequestError(explain(parsed, error)) from error
+        check_overrides(parsed, config)
     return config
 
 
@@ -103,13 +103,13 @@ def without_hydra(config: DictConfig) -> DictConfig:
 CHANGEABLE_ON_RESUME = ("device", "compile", "log_every", "profile", "checkpoint", "data", "resume")
 
 
-def resumed_config(stored: DictConfig, words: Sequence[str]) -> DictConfig:
-    """The config with which a run is resumed: its own, with the words that change no number.
+def resumed_config(stored: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """The config with which a run is resumed: its own, with the overrides that change no number.
 
     Raises:
-        RequestError: a word sets something else than the run was started with.
+        RequestError: an override sets something else than the run was started with.
     """
-    given = parse_overrides(words)
+    given = parse_overrides(overrides)
     by_key = {override.key_or_group: override for override in given}
     if {"resume", "hydra.run.dir"} <= by_key.keys():
         here, there = (Path(str(by_key[key].value())) for key in ("resume", "hydra.run.dir"))
@@ -121,8 +121,8 @@ def resumed_config(stored: DictConfig, words: Sequence[str]) -> DictConfig:
     given = [override for override in given if override.key_or_group != "resume"]
     if not given:
         return stored
-    words = [override.input_line or "" for override in given]
-    composed = compose_run([*_searchpath(stored), *stored.overrides, *words]).config
+    overrides = [override.input_line or "" for override in given]
+    composed = compose_run([*_searchpath(stored), *stored.overrides, *overrides]).config
     for override in given:
         key = override.key_or_group
         root = key.split(".")[0]
@@ -145,13 +145,13 @@ EVALUATION_KEYS = ("dataset", "probe")
 EVALUATION_SETTINGS = ("device", "precision", "data", "seed", "batch_size")
 
 
-def evaluation_config(stored: DictConfig, words: Sequence[str]) -> DictConfig:
+def evaluation_config(stored: DictConfig, overrides: Sequence[str]) -> DictConfig:
     """The config of a run with another data set or probe, for evaluating its encoder again.
 
     Raises:
-        RequestError: a word sets something that evaluation does not use.
+        RequestError: an override sets something that evaluation does not use.
     """
-    given = parse_overrides(words)
+    given = parse_overrides(overrides)
     for override in given:
         key = override.key_or_group
         if key != SEARCHPATH and key.split(".")[0] not in (*EVALUATION_KEYS, *EVALUATION_SETTINGS):
@@ -170,7 +170,7 @@ def evaluation_config(stored: DictConfig, words: Sequence[str]) -> DictConfig:
         if (root := override.key_or_group.split(".")[0]) not in chosen
         and root in ("experiment", *EVALUATION_KEYS, *EVALUATION_SETTINGS)
     ]
-    composed = compose_run([*_searchpath(stored), *kept, *words]).config
+    composed = compose_run([*_searchpath(stored), *kept, *overrides]).config
     for key in (*EVALUATION_KEYS, *EVALUATION_SETTINGS):
         stored[key] = composed[key]
     for key in EVALUATION_KEYS:

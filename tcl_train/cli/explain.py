@@ -1,4 +1,4 @@
-"""Why words cannot be carried out, in one line that helps.
+"""Why overrides cannot be carried out, in one line that helps.
 
 An unknown key is answered with the nearest known one, an unknown choice with the list.
 """
@@ -22,11 +22,11 @@ from tcl_train.cli.overrides import SEARCHPATH
 from tcl_train.errors import RequestError
 
 
-def check_words(overrides: Sequence[Override], config: DictConfig) -> None:
+def check_overrides(overrides: Sequence[Override], config: DictConfig) -> None:
     """Finds what Hydra lets pass: an added key that nothing reads, a value in place of settings.
 
     Raises:
-        RequestError: explains the first such word.
+        RequestError: explains the first such override.
     """
     known = _settings() | set(groups())
     for override in overrides:
@@ -86,7 +86,7 @@ def _is_added(override: Override) -> bool:
 
 
 def _of_groups(overrides: Iterable[Override]) -> list[str]:
-    """The words that choose (and where to find choices), without those that set values."""
+    """The overrides that choose (and where to find choices), without those that set values."""
     return [
         o.input_line
         for o in overrides
@@ -95,7 +95,7 @@ def _of_groups(overrides: Iterable[Override]) -> list[str]:
 
 
 def is_group(override: Override) -> bool:
-    """Whether a word chooses, rather than sets a value."""
+    """Whether an override chooses, rather than sets a value."""
     group = override.key_or_group
     return group.startswith("hydra/") or group in groups()
 
@@ -132,7 +132,7 @@ def _choices_of_user_too(group: str, overrides: Iterable[Override]) -> list[str]
         .get_group_options(
             group,
             config_name=CONFIG_NAME,
-            overrides=[word for word in searchpath if word is not None],
+            overrides=[override for override in searchpath if override is not None],
         )
     )
     return [*choices(group), *sorted(set(found) - set(choices(group)))]

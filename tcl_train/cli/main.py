@@ -19,22 +19,22 @@ from tcl_train.errors import CommandError, Interrupted, RequestError
 from tcl_train.runtime.memory import ask_for_huge_pages
 
 
-def main(words: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """`tcl-train`; returns the exit status."""
-    return _guarded("tcl-train", _train, list(sys.argv[1:] if words is None else words))
+    return _guarded("tcl-train", _train, list(sys.argv[1:] if arguments is None else arguments))
 
 
-def main_eval(words: Sequence[str] | None = None) -> int:
+def main_eval(arguments: Sequence[str] | None = None) -> int:
     """`tcl-eval`; returns the exit status."""
-    return _guarded("tcl-eval", _evaluate, list(sys.argv[1:] if words is None else words))
+    return _guarded("tcl-eval", _evaluate, list(sys.argv[1:] if arguments is None else arguments))
 
 
-def _guarded(name: str, command: Callable[[list[str]], int], words: list[str]) -> int:
+def _guarded(name: str, command: Callable[[list[str]], int], arguments: list[str]) -> int:
     """Every failure is one line on standard error and an exit status."""
     before = signal.signal(signal.SIGTERM, _raise_interrupted)
     ask_for_huge_pages()
     try:
-        return command(words)
+        return command(arguments)
     except CommandError as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
@@ -104,8 +104,8 @@ class _Parser(argparse.ArgumentParser):
         raise RequestError(f"{flag}; see tcl-train --help")
 
 
-def _train(words: list[str]) -> int:
-    given = _Parser().parse_intermixed_args(words)
+def _train(arguments: list[str]) -> int:
+    given = _Parser().parse_intermixed_args(arguments)
     if given.help:
         print(_help())
     elif given.version:
@@ -125,16 +125,16 @@ def _train(words: list[str]) -> int:
     return 0
 
 
-def _run(words: list[str]) -> None:
+def _run(overrides: list[str]) -> None:
     from tcl_train.cli.compose import compose_run, resumed_config
     from tcl_train.run.directory import RunDir
 
-    config, directory = compose_run(words)
+    config, directory = compose_run(overrides)
     resume = config.resume is not None
     if resume:
         run_dir = RunDir(config.resume)
         run_dir.check_resumable()
-        config = resumed_config(run_dir.read_config(), words)
+        config = resumed_config(run_dir.read_config(), overrides)
     else:
         run_dir = RunDir(directory)
         run_dir.check_free()
@@ -146,7 +146,7 @@ def _run(words: list[str]) -> None:
     train(config, run_dir, resume=resume)
 
 
-def _print_config(kind: str, words: list[str], *, key: str | None, resolve: bool) -> None:
+def _print_config(kind: str, overrides: list[str], *, key: str | None, resolve: bool) -> None:
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
 
@@ -154,7 +154,7 @@ def _print_config(kind: str, words: list[str], *, key: str | None, resolve: bool
 
     if kind not in CFG_KINDS:
         raise RequestError(f"--cfg {kind}: give one of {', '.join(CFG_KINDS)}")
-    config = compose_with_hydra(words)
+    config = compose_with_hydra(overrides)
     HydraConfig.instance().set_config(config)
     if resolve:
         OmegaConf.set_readonly(config.hydra, False)
@@ -195,14 +195,14 @@ Choices (choosing a data set chooses its recipe; every part can be overridden):
 Settings and their defaults:
 {settings}
 
-The loss brings keys of its own: tau, k1, k2 where it has them. All keys: tcl-train --cfg job"""
+The loss adds its keys: tau, k1, k2 where it has them. All keys: tcl-train --cfg job"""
 
 
 # ------------------------------------------------------------------ tcl-eval
 
 
-def _evaluate(words: list[str]) -> int:
-    if not words or {"-h", "--help"} & set(words):
+def _evaluate(overrides: list[str]) -> int:
+    if not overrides or {"-h", "--help"} & set(overrides):
         print(
             "tcl-eval run=DIR [dataset=...] [dataset.root=...] [probe=...] [device=...]\n\n"
             "Evaluates the frozen encoder of a run, finished or interrupted, again: on its own\n"
@@ -210,14 +210,14 @@ def _evaluate(words: list[str]) -> int:
             "DIR/evaluations/; what is there already stays."
         )
         return 0
-    runs = [word for word in words if word.startswith("run=")]
+    runs = [o for o in overrides if o.startswith("run=")]
     if len(runs) != 1:
         raise RequestError("run is not set; give the directory of a run, as in tcl-eval run=DIR")
     from tcl_train.cli.compose import evaluation_config
     from tcl_train.run.directory import RunDir
 
     run_dir = RunDir(runs[0].removeprefix("run="))
-    config = evaluation_config(run_dir.read_config(), [w for w in words if w not in runs])
+    config = evaluation_config(run_dir.read_config(), [o for o in overrides if o not in runs])
 
     from tcl_train.commands.evaluate import evaluate_again
     from tcl_train.run.logs import log_to_terminal

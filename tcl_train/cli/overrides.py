@@ -56,31 +56,31 @@ def searchpath_override(folders: Iterable[str]) -> list[str]:
 # ------------------------------------------------------------------ reading
 
 
-def parse_overrides(words: Sequence[str], *, config_loader: Any = None) -> list[Override]:
-    """Reads the words.
+def parse_overrides(overrides: Sequence[str], *, config_loader: Any = None) -> list[Override]:
+    """Reads overrides.
 
     Args:
-        words: of a command line, without flags.
+        overrides: the words of a command line, without flags.
         config_loader: whom to ask for a group's choices, where `loss=glob(*)` is to be expanded.
 
     Raises:
-        RequestError: a word is not an override.
+        RequestError: a word is none.
     """
     parser = OverridesParser.create(config_loader=config_loader)
-    overrides = []
-    for word in quote_overrides(words):
+    parsed = []
+    for override in quote_overrides(overrides):
         try:
-            overrides += parser.parse_overrides([word])
+            parsed += parser.parse_overrides([override])
         except HydraException as error:
             first = str(error).splitlines()[0]
             raise RequestError(
-                f"{word}: cannot be read ({first}); write key=value or group=choice"
+                f"{override}: cannot be read ({first}); write key=value or group=choice"
             ) from error
-    return overrides
+    return parsed
 
 
-def quote_overrides(words: Sequence[str]) -> list[str]:
-    """The words, with quotes round values that Hydra's grammar cannot read otherwise, such as a
+def quote_overrides(overrides: Sequence[str]) -> list[str]:
+    """The overrides, with quotes round values that Hydra's grammar cannot read otherwise, such as a
     folder's name with = or ~ in it, or would read as a number, such as a folder named 2024; and
     folders of configs by their absolute paths, since a run may be resumed from elsewhere.
 
@@ -89,19 +89,19 @@ def quote_overrides(words: Sequence[str]) -> list[str]:
     """
     parser = OverridesParser.create()
     result = []
-    for word in words:
+    for override in overrides:
         try:
-            override = parser.parse_overrides([word])[0]
-            readable = override.key_or_group not in FOLDER_KEYS or not isinstance(
-                override.value(), bool | int | float
+            parsed = parser.parse_overrides([override])[0]
+            readable = parsed.key_or_group not in FOLDER_KEYS or not isinstance(
+                parsed.value(), bool | int | float
             )
         except HydraException:
             readable = False
-        if readable and override.key_or_group == SEARCHPATH:
-            result += searchpath_override(_absolute(override))
+        if readable and parsed.key_or_group == SEARCHPATH:
+            result += searchpath_override(_absolute(parsed))
             continue
-        match = None if readable else _UNQUOTED.fullmatch(word)
-        result.append(word if match is None else f"{match[1]}={quoted(match[2])}")
+        match = None if readable else _UNQUOTED.fullmatch(override)
+        result.append(override if match is None else f"{match[1]}={quoted(match[2])}")
     return result
 
 

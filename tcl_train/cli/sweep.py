@@ -1,8 +1,8 @@
 """Sweeps: `tcl-train -m loss=ce,tcl seed=1,2`.
 
 The jobs are all combinations of the values; any Hydra launcher may start them. Each job is the very
-command that a user would type for it, in a process of its own, so that jobs share nothing and a
-job that fails or is killed takes no other with it. `sweep.csv` is brought up to date after each.
+command that a user would type for it, in a separate process, so that jobs share nothing and a job
+that fails or is killed takes no other with it. `sweep.csv` is brought up to date after each.
 
 A job is known by its overrides, in any order: a sweep that is run again with the same
 hydra.sweep.dir skips what is finished and resumes what was interrupted, also when it has more
@@ -55,31 +55,35 @@ STATUS = {0: "finished", 1: "failed", 2: "bad request", **dict.fromkeys(INTERRUP
 LONGEST_LABEL = 60
 
 
-def run_sweep(words: Sequence[str]) -> int:
+def run_sweep(overrides: Sequence[str]) -> int:
     """Checks every job of a sweep, then has them run; returns the first exit status that is not 0.
 
     Raises:
-        RequestError: a word of any job cannot be carried out; nothing has started.
+        RequestError: an override of any job cannot be carried out; nothing has started.
         Interrupted: the sweep was stopped; what is running was waited for.
     """
-    words = quote_overrides(words)
+    overrides = quote_overrides(overrides)
     with hydra_initialized() as loader:
-        overrides = parse_overrides(words, config_loader=_AllChoices(loader, words))
-        _check_sweepable(overrides)
-        jobs = expand(overrides)
-    searchpath = [o.input_line or "" for o in overrides if o.key_or_group == SEARCHPATH]
+        parsed = parse_overrides(overrides, config_loader=_AllChoices(loader, overrides))
+        _check_sweepable(parsed)
+        jobs = expand(parsed)
+    searchpath = [o.input_line or "" for o in parsed if o.key_or_group == SEARCHPATH]
     for job in jobs:
         compose_run([*searchpath, *job])
     with hydra_initialized() as loader:
-        fixed = [o.input_line or "" for o in overrides if not o.is_sweep_override()]
+        fixed = [o.input_line or "" for o in parsed if not o.is_sweep_override()]
         config = loader.load_configuration(CONFIG_NAME, fixed, run_mode=RunMode.MULTIRUN)
         HydraConfig.instance().set_config(config)
         sweep_dir = Path(config.hydra.sweep.dir).expanduser()
-        varied = [o.get_key_element() for o in overrides if o.is_sweep_override()]
+        varied = [o.get_key_element() for o in parsed if o.is_sweep_override()]
         directories = assign_directories(sweep_dir, jobs, varied)
-        places = [
-            [f"hydra.sweep.dir={quoted(sweep_dir)}", f"hydra.sweep.subdir={quoted(directory)}"]
-            for directory in directories
+        launched = [
+            [
+                *job,
+                f"hydra.sweep.dir={quoted(sweep_dir)}",
+                f"hydra.sweep.subdir={quoted(directory)}",
+            ]
+            for job, directory in zip(jobs, directories, strict=True)
         ]
         launcher = Plugins.instance().instantiate_launcher(
             HydraContext(config_loader=loader, callbacks=_Callbacks(config)),  # type: ignore[arg-type]
@@ -89,8 +93,8 @@ def run_sweep(words: Sequence[str]) -> int:
         statuses: list[int] = []
         at_a_time = _jobs_at_a_time(config, len(jobs))
         for start in range(0, len(jobs), at_a_time):
-            batch = [[*job, *place] for job, place in zip(jobs, places, strict=True)]
-            returned = launcher.launch(batch[start : start + at_a_time], initial_job_idx=start)
+            batch = launched[start : start + at_a_time]
+            returned = launcher.launch(batch, initial_job_idx=start)
             statuses += [job.return_value for job in returned]
             _stop_if_interrupted(statuses, sweep_dir)
     return next((status for status in statuses if status), 0)
@@ -108,9 +112,9 @@ class _AllChoices:
     """Whom Hydra's parser asks for the choices of `loss=glob(*)`: those of a hydra.searchpath too,
     which Hydra itself leaves out there."""
 
-    def __init__(self, loader: ConfigLoader, words: Iterable[str]) -> None:
+    def __init__(self, loader: ConfigLoader, overrides: Iterable[str]) -> None:
         self.loader = loader
-        self.searchpath = [word for word in words if word.startswith(f"{SEARCHPATH}=")]
+        self.searchpath = [o for o in overrides if o.startswith(f"{SEARCHPATH}=")]
 
     def get_group_options(self, group: str, results_filter: ObjectType | None) -> list[str]:
         return self.loader.get_group_options(
@@ -133,48 +137,48 @@ class _Callbacks:
             callback.on_job_end(config=config, **keys)
 
 
-def _check_sweepable(overrides: Iterable[Override]) -> None:
-    for override in overrides:
-        word, key = override.input_line, override.key_or_group
+def _check_sweepable(parsed: Iterable[Override]) -> None:
+    for override in parsed:
+        typed, key = override.input_line, override.key_or_group
         if override.is_sweep_override() and not override.is_discrete_sweep():
             raise RequestError(
-                f"{word}: an interval has no end of values; give a list or range(START,STOP,STEP)"
+                f"{typed}: an interval has no end of values; give a list or range(START,STOP,STEP)"
             )
         if override.is_sweep_override() and override.is_hydra_override():
-            raise RequestError(f"{word}: give one value; a sweep cannot vary Hydra's own settings")
+            raise RequestError(f"{typed}: give one value; a sweep cannot vary Hydra's own settings")
         if key == "hydra/sweeper":
             raise RequestError(
-                f"{word}: tcl-train expands sweeps itself; leave it out (any hydra/launcher works)"
+                f"{typed}: tcl-train expands sweeps itself; leave it out (any hydra/launcher works)"
             )
         if key == "hydra.sweep.subdir":
             raise RequestError(
-                f"{word}: a sweep names the directories of its jobs; set hydra.sweep.dir only"
+                f"{typed}: a sweep names the directories of its jobs; set hydra.sweep.dir only"
             )
 
 
-def expand(overrides: Iterable[Override]) -> list[list[str]]:
-    """The words of each job: all combinations of the values, the last one changing fastest."""
+def expand(parsed: Iterable[Override]) -> list[list[str]]:
+    """The overrides of each job: all combinations of the values, the last one changing fastest."""
     return [
         list(job)
         for job in itertools.product(
-            *(_words_of(o) for o in overrides if _of_the_job(o.get_key_element()))
+            *(_values_of(o) for o in parsed if _of_the_job(o.get_key_element()))
         )
     ]
 
 
-def _words_of(override: Override) -> list[str]:
+def _values_of(override: Override) -> list[str]:
     if not override.is_sweep_override():
         return [override.input_line or ""]
     key = override.get_key_element()
-    words = [f"{key}={value}" for value in override.sweep_string_iterator()]
-    if not words:
-        raise RequestError(f"{override.input_line}: no choice of {key} is called so")
-    return words
+    values = [f"{key}={value}" for value in override.sweep_string_iterator()]
+    if not values:
+        raise RequestError(f"{override.input_line}: matches no choice of {key}")
+    return values
 
 
-def _of_the_job(word: str) -> bool:
-    """Whether a word is a job's own, rather than about how Hydra starts it."""
-    return not word.startswith(("hydra.", "hydra/"))
+def _of_the_job(key: str) -> bool:
+    """Whether an override belongs to the job, rather than to how Hydra starts it."""
+    return not key.startswith(("hydra.", "hydra/"))
 
 
 def _jobs_at_a_time(config: DictConfig, jobs: int) -> int:
@@ -196,7 +200,7 @@ def assign_directories(
 
     varied: the keys whose values make the label.
     """
-    known = {_identity(words): name for name, words in _started(sweep_dir)}
+    known = {_identity(overrides): name for name, overrides in _started(sweep_dir)}
     number = itertools.count(max(map(_number, _names(sweep_dir)), default=-1) + 1)
     names = []
     for job in jobs:
@@ -225,14 +229,16 @@ def _started(sweep_dir: Path) -> Iterable[tuple[str, list[str]]]:
             yield name, list(run_dir.read_config().overrides)
 
 
-def _identity(words: Iterable[str]) -> frozenset[tuple[str, str]]:
+def _identity(overrides: Iterable[str]) -> frozenset[tuple[str, str]]:
     """What a job is: its keys with their values; of a key that is set twice the last counts."""
-    return frozenset({key: value for key, _, value in (w.partition("=") for w in words)}.items())
+    return frozenset(
+        {key: value for key, _, value in (o.partition("=") for o in overrides)}.items()
+    )
 
 
-def _label(words: Iterable[str], varied: Sequence[str]) -> str:
-    """`loss-tcl_seed-1`: letters that no shell and no file system reads, and not many."""
-    pairs = [word.partition("=") for word in words]
+def _label(overrides: Iterable[str], varied: Sequence[str]) -> str:
+    """`loss-tcl_seed-1`: short, and safe in a shell and in a file system."""
+    pairs = [override.partition("=") for override in overrides]
     text = "_".join(f"{key}-{value}" for key, _, value in pairs if key in varied)
     safe = re.sub(r"[^A-Za-z0-9_.-]+", "-", text)
     return re.sub(r"\.{2,}|-{2,}", "-", safe)[:LONGEST_LABEL].strip("-._")
@@ -242,7 +248,7 @@ def _label(words: Iterable[str], varied: Sequence[str]) -> str:
 
 
 def run_job_of_launcher(config: DictConfig) -> int:  # noqa: ARG001 - the child composes it again
-    """What a launcher calls, perhaps in a process or on a machine of its own."""
+    """What a launcher calls, perhaps in another process or on another machine."""
     hydra = HydraConfig.get()
     return run_job(
         list(hydra.overrides.task),
@@ -253,12 +259,12 @@ def run_job_of_launcher(config: DictConfig) -> int:  # noqa: ARG001 - the child 
 
 
 def run_job(
-    words: list[str], job_dir: Path, sweep_dir: Path, *, searchpath: Sequence[str] = ()
+    overrides: list[str], job_dir: Path, sweep_dir: Path, *, searchpath: Sequence[str] = ()
 ) -> int:
     """Runs one job (skips it if it is finished, resumes it if it was interrupted), notes it in
     `sweep.csv` and returns its exit status."""
     run_dir = RunDir(job_dir)
-    title = " ".join(words) or "(no overrides)"
+    title = " ".join(overrides) or "(no overrides)"
     if run_dir.finished:
         print(f"--- {title}: already finished, skipped", flush=True)
         status = 0
@@ -266,8 +272,8 @@ def run_job(
         print(f"--- {title}", flush=True)
         key = "resume" if run_dir.started else "hydra.run.dir"
         place = [*searchpath_override(searchpath), f"{key}={quoted(job_dir)}"]
-        status = _run([sys.executable, "-m", "tcl_train", *words, *place])
-    _note(sweep_dir / "sweep.csv", job_dir, words, status)
+        status = _run([sys.executable, "-m", "tcl_train", *overrides, *place])
+    _note(sweep_dir / "sweep.csv", job_dir, overrides, status)
     if status and status not in INTERRUPTED:
         print(f"--- {title}: {_status_name(status)}; the other jobs still run", flush=True)
     return status
@@ -294,10 +300,10 @@ def _run(command: list[str]) -> int:
     return 128 - status if status < 0 else status
 
 
-def _note(table: Path, job_dir: Path, words: list[str], status: int) -> None:
+def _note(table: Path, job_dir: Path, overrides: list[str], status: int) -> None:
     """Adds or renews the job's row; columns are the overrides and the main results. Jobs may end at
     the same time, so each waits for the others' lock."""
-    row: dict[str, Any] = dict(word.split("=", 1) for word in words if "=" in word)
+    row: dict[str, Any] = dict(override.split("=", 1) for override in overrides if "=" in override)
     row |= {"status": _status_name(status), "dir": os.fspath(job_dir)}
     if (job_dir / "result.json").is_file():
         result = json.loads((job_dir / "result.json").read_text())

@@ -206,7 +206,7 @@ def test_choices_may_be_given_by_a_pattern(
 @pytest.mark.parametrize(
     ("word", "said"),
     [
-        ("loss=glob(nothing*)", "no choice of loss is called so"),
+        ("loss=glob(nothing*)", "matches no choice of loss"),
         ("tau=interval(0,1)", "give a list or range"),
         ("hydra.run.dir=a,b", "a sweep cannot vary Hydra's own settings"),
         ("hydra/sweeper=basic", "expands sweeps itself"),
