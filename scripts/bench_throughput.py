@@ -50,7 +50,6 @@ from tcl_train.engine.profile import PHASES, profiler
 from tcl_train.losses.pair_loss import dense_pairs
 from tcl_train.runtime.device import Runtime, available_cpus, choose_device
 from tcl_train.runtime.memory import ask_for_huge_pages
-from tcl_train.runtime.winograd import WinogradConv2d
 
 CLASSES = 100
 
@@ -142,9 +141,6 @@ def public_step(words: list[str], data: DataSet) -> Block:
     encoder = configs.build_encoder(config, image_size=32)
     projector = configs.build_projector(config, feature_dim=encoder.feature_dim)
     model = nn.Sequential(encoder, projector).to(device)
-    for module in model.modules():
-        if type(module) is WinogradConv2d:
-            module.__class__ = nn.Conv2d
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
     loader = DataLoader(
         PillowViews(data),

@@ -61,7 +61,10 @@ def load(group: str, name: str) -> DictConfig:
 
 
 def node_of(group: str, name: str) -> DictConfig:
-    """What is instantiated; a loss stands below its key, beside the root keys that it brings."""
+    """What is instantiated; a loss stands below its key, beside the root keys that it brings, and
+    an encoder shares keys with its family."""
+    if group == "encoder":
+        return composed(f"encoder={name}").encoder
     config = load(group, name)
     return config.loss if group == "loss" else config
 
@@ -85,6 +88,8 @@ def test_every_data_set_composes_by_its_own_recipe(dataset: str) -> None:
     config = composed(f"dataset={dataset}")
     assert config.names.dataset == dataset
     recipe = load("recipe", dataset)
+    shared = [load("recipe", name) for name in recipe.defaults if isinstance(name, str)]
+    recipe = OmegaConf.merge(*shared, recipe)
     for key in ("epochs", "batch_size", "lr"):
         assert config[key] == recipe[key]
     configs.read_settings(config)

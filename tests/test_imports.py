@@ -35,7 +35,7 @@ LEVELS = (
 )
 ROOMS = set().union(*LEVELS)
 # Whoever wants only a loss or only an encoder gets no files, no devices and no random state.
-ONLY_CHECKS = ("losses",)
+ONLY_CHECKS = ("losses", "models")
 
 
 def module_name(path: Path) -> str:

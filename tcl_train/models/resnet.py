@@ -7,13 +7,14 @@ state dicts have torchvision's keys.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tcl_train import checks
 from tcl_train.models.encoder import Encoder
 from tcl_train.models.stem import build_stem, choose_stem
-from tcl_train.runtime.winograd import use_winograd
 
 
 def _initialise(module: nn.Module) -> None:
@@ -26,7 +27,14 @@ def _initialise(module: nn.Module) -> None:
 # ------------------------------------------------------------------ the wide family
 
 
-def _wide(name: str, image_size: int, stem: str) -> Encoder:
+def wide_resnet(name: str, image_size: int, *, stem: str = "auto") -> Encoder:
+    """torchvision's ResNet of this name: 512 features (18, 34) or 2,048 (50, 101).
+
+    image_size: the side of the images in pixels. stem: see :mod:`tcl_train.models.stem`.
+
+    Raises:
+        ValueError: there is no such stem.
+    """
     from torchvision.models import resnet  # takes two seconds; the thin family does without it
 
     stem = choose_stem(stem, image_size)
@@ -37,28 +45,13 @@ def _wide(name: str, image_size: int, stem: str) -> Encoder:
         channels = encoder.conv1.out_channels
         encoder.conv1, encoder.bn1, encoder.maxpool = build_stem(stem, image_size, channels)
         _initialise(encoder.conv1)
-    use_winograd(encoder)
     return encoder
 
 
-def resnet18(image_size: int, *, stem: str = "auto") -> Encoder:
-    """ResNet-18; 512 features."""
-    return _wide("resnet18", image_size, stem)
-
-
-def resnet34(image_size: int, *, stem: str = "auto") -> Encoder:
-    """ResNet-34; 512 features."""
-    return _wide("resnet34", image_size, stem)
-
-
-def resnet50(image_size: int, *, stem: str = "auto") -> Encoder:
-    """ResNet-50; 2,048 features."""
-    return _wide("resnet50", image_size, stem)
-
-
-def resnet101(image_size: int, *, stem: str = "auto") -> Encoder:
-    """ResNet-101; 2,048 features."""
-    return _wide("resnet101", image_size, stem)
+resnet18 = partial(wide_resnet, "resnet18")
+resnet34 = partial(wide_resnet, "resnet34")
+resnet50 = partial(wide_resnet, "resnet50")
+resnet101 = partial(wide_resnet, "resnet101")
 
 
 # ------------------------------------------------------------------ the thin family
@@ -132,6 +125,7 @@ class ThinResNet(Encoder):
     """6n + 2 layers: a stem, three stages of n basic blocks with `width`, 2 `width` and 4 `width`
     channels, and a global mean. Source: He et al. 2016, section 4.2.
 
+    image_size: the side of the images in pixels. stem: see :mod:`tcl_train.models.stem`.
     shortcut: what leads to the second and the third stage, `pad` (:class:`PaddedShortcut`, as
     published) or `pool` (:class:`PooledShortcut`).
     feature_dim: with a number, a :class:`Widening` to so many channels comes before the mean; None:
@@ -141,12 +135,12 @@ class ThinResNet(Encoder):
     def __init__(
         self,
         depth: int,
-        *,
         image_size: int,
-        stem: str,
-        width: int,
-        shortcut: str,
-        feature_dim: int | None,
+        *,
+        stem: str = "auto",
+        width: int = 16,
+        shortcut: str = "pad",
+        feature_dim: int | None = None,
     ) -> None:
         super().__init__()
         checks.integer("width", width, at_least=1)
@@ -164,7 +158,6 @@ class ThinResNet(Encoder):
         self.widen = nn.Identity() if feature_dim is None else Widening(4 * width, feature_dim)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         _initialise(self)
-        use_winograd(self)
 
     def _stage(self, in_channels: int, channels: int, blocks: int, *, stride: int) -> nn.Sequential:
         shortcut: nn.Module | None = None
@@ -181,77 +174,7 @@ class ThinResNet(Encoder):
         return self.avgpool(self.widen(x_NCHW)).flatten(1)
 
 
-def resnet8(
-    image_size: int,
-    *,
-    stem: str = "auto",
-    width: int = 16,
-    shortcut: str = "pad",
-    feature_dim: int | None = None,
-) -> Encoder:
-    """Thin ResNet-8. See :class:`ThinResNet`."""
-    return ThinResNet(
-        8,
-        image_size=image_size,
-        stem=stem,
-        width=width,
-        shortcut=shortcut,
-        feature_dim=feature_dim,
-    )
-
-
-def resnet20(
-    image_size: int,
-    *,
-    stem: str = "auto",
-    width: int = 16,
-    shortcut: str = "pad",
-    feature_dim: int | None = None,
-) -> Encoder:
-    """Thin ResNet-20. See :class:`ThinResNet`."""
-    return ThinResNet(
-        20,
-        image_size=image_size,
-        stem=stem,
-        width=width,
-        shortcut=shortcut,
-        feature_dim=feature_dim,
-    )
-
-
-def resnet32(
-    image_size: int,
-    *,
-    stem: str = "auto",
-    width: int = 16,
-    shortcut: str = "pad",
-    feature_dim: int | None = None,
-) -> Encoder:
-    """Thin ResNet-32. See :class:`ThinResNet`."""
-    return ThinResNet(
-        32,
-        image_size=image_size,
-        stem=stem,
-        width=width,
-        shortcut=shortcut,
-        feature_dim=feature_dim,
-    )
-
-
-def resnet56(
-    image_size: int,
-    *,
-    stem: str = "auto",
-    width: int = 16,
-    shortcut: str = "pad",
-    feature_dim: int | None = None,
-) -> Encoder:
-    """Thin ResNet-56. See :class:`ThinResNet`."""
-    return ThinResNet(
-        56,
-        image_size=image_size,
-        stem=stem,
-        width=width,
-        shortcut=shortcut,
-        feature_dim=feature_dim,
-    )
+resnet8 = partial(ThinResNet, 8)
+resnet20 = partial(ThinResNet, 20)
+resnet32 = partial(ThinResNet, 32)
+resnet56 = partial(ThinResNet, 56)

@@ -14,6 +14,7 @@ from torch.profiler import record_function
 
 from tcl_train.errors import RequestError
 from tcl_train.runtime.memory import keep_freed_memory
+from tcl_train.runtime.winograd import use_winograd
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +50,10 @@ class Runtime:
             encoder.compile()  # in place, so that state-dict keys stay as they are
 
     def place(self, module: Module) -> Module:
-        """Moves a module to the device, in channels-last order, in place."""
+        """Moves a module to the device, in channels-last order, in place; on the CPU its
+        convolutions are those that are fast there."""
+        if self.device.type == "cpu":
+            use_winograd(module)  # which computes as usual in half precision
         return module.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def autocast(self) -> AbstractContextManager[None]:

@@ -9,6 +9,7 @@ from torch import library, nn
 
 from tcl_train import models
 from tcl_train.runtime import winograd
+from tcl_train.runtime.device import Runtime
 from tcl_train.runtime.winograd import WinogradConv2d, matrices, suits, use_winograd
 
 TOLERANCE = 5e-5  # of the standard deviation of the exact values
@@ -172,6 +173,8 @@ def test_encoders_use_it_where_it_is_faster(name, expected):
     """All 3x3 convolutions of stride 1; of the thin ones those of the last stage."""
     with torch.device("meta"):
         encoder = getattr(models, name)(32)
+    assert not any(type(part) is WinogradConv2d for part in encoder.modules())
+    use_winograd(encoder)
     assert sum(type(part) is WinogradConv2d for part in encoder.modules()) == expected
 
 
@@ -219,3 +222,11 @@ def test_a_compiled_module_computes_the_same():
         results.append((y.detach(), x.grad, module.weight.grad.clone()))
     for plain, traced in zip(*results, strict=True):
         assert plain.equal(traced)
+
+
+@pytest.mark.parametrize(("device", "used"), [("cpu", True), ("meta", False)])
+def test_what_is_placed_on_a_cpu_uses_it(device, used):
+    runtime = Runtime(device="cpu", precision="fp32", compile=False)
+    runtime.device = torch.device(device)
+    net = nn.Sequential(nn.Conv2d(64, 64, 3, padding=1, bias=False))
+    assert (type(runtime.place(net)[0]) is WinogradConv2d) == used
