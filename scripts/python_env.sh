@@ -23,15 +23,20 @@ find_python() {
     exit 1
 }
 
-# install WHAT: makes .venv if need be and installs the project ("." or ".[test]") into it. Does
-# nothing where the same pyproject.toml has been installed the same way before.
-install() {
-    local python stamp
+make_venv() {
+    local python
     if [ ! -x "$venv/bin/python" ] || ! new_enough "$venv/bin/python"; then
         python="$(find_python)" || exit 1
         say "making $venv with $("$python" --version)"
         "$python" -m venv "$venv" || { say "could not make $venv; is the venv module installed?"; exit 1; }
     fi
+}
+
+# install EXTRAS: makes .venv if need be and installs the project with its extras ("" or "[test]") into
+# it. Does nothing where the same pyproject.toml has been installed the same way before.
+install() {
+    local stamp
+    make_venv
     stamp="$venv/.installed-$(printf '%s' "$1" | tr -c 'a-z\n' '_')"
     if ! cmp -s "$root/pyproject.toml" "$stamp"; then
         say "installing tcl-train and what it needs (a few minutes the first time)"

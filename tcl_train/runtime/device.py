@@ -112,9 +112,10 @@ def choose_precision(name: str, device: torch.device) -> tuple[str, str]:
 
 def cpu_computes_in_bf16() -> bool:
     """Whether the CPU has AVX-512-bf16 or AMX; without them bf16 is emulated and slower."""
-    from torch import cpu
-
-    return cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported()
+    if hasattr(torch.cpu, "get_capabilities"):
+        has = torch.cpu.get_capabilities()
+        return bool(has.get("avx512_bf16") or has.get("amx_bf16"))
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def device_name(device: torch.device) -> str:
