@@ -59,7 +59,7 @@ class Loader:
 
     def epoch(self, epoch: int, first_batch: int = 0) -> Iterator[Batch]:
         """The batches of an epoch, from one of them on."""
-        return ahead(self._epoch(epoch, first_batch), self.device)
+        return prefetch(self._epoch(epoch, first_batch), self.device)
 
     def _epoch(self, epoch: int, first_batch: int) -> Iterator[Batch]:
         order_N = self._order(epoch)
@@ -79,7 +79,7 @@ class Loader:
         return torch.randperm(len(self.images), generator=generator(self.seed, "order", epoch))
 
 
-def ahead(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
+def prefetch(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
     """The same batches. On CUDA the next one is made ready on a stream of its own while the one
     given last is trained on: its images are gathered, or copied from the workers, meanwhile."""
     if device.type != "cuda":

@@ -19,7 +19,7 @@ from tcl_train.engine.profile import Profile
 from tcl_train.engine.schedule import Schedule
 from tcl_train.errors import Interrupted, TrainingError
 from tcl_train.methods.diagnostics import collapse_warning
-from tcl_train.methods.method import Method, Step
+from tcl_train.methods.method import Method, StepOutput
 from tcl_train.run.checkpoint import Checkpoints
 from tcl_train.run.logs import progress_bar
 from tcl_train.run.sink import Sink
@@ -115,7 +115,7 @@ class Trainer:
             if signals.received:  # it came while the last checkpoint was written
                 raise Interrupted(signals.received)
 
-    def train_step(self, batch: Batch) -> Step:
+    def train_step(self, batch: Batch) -> StepOutput:
         """Views, loss, gradient, update. Nothing here waits for the device."""
         self.set_learning_rate()
         draw = generator(self.seed, "augment", self.step)
@@ -134,7 +134,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr * factor
 
-    def measure(self, step: Step) -> dict[str, float]:
+    def measure(self, step: StepOutput) -> dict[str, float]:
         """The scalars of a logging step: the one place where the loop waits for the device."""
         values = {"loss": step.loss.detach(), **self.method.diagnostics(step)}
         numbers = torch.stack([value.to(step.loss.dtype) for value in values.values()]).tolist()
@@ -142,7 +142,7 @@ class Trainer:
         self.check_finite(step)
         return {**scalars, "lr": self.optimizer.param_groups[0]["lr"], **self.meter.lap()}
 
-    def check_finite(self, step: Step) -> None:
+    def check_finite(self, step: StepOutput) -> None:
         if not math.isfinite(step.loss.item()):
             raise self.diverged(f"the loss is {step.loss.item()} at step {self.step}")
 

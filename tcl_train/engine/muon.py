@@ -14,8 +14,8 @@ from tcl_train import checks
 from tcl_train.engine.optimizers import (
     MomentumOptimizer,
     Optimizer,
-    never_compiled,
     parameter_groups,
+    without_compile_guards,
 )
 
 # Of the odd polynomial a x + b x^3 + c x^5 that takes singular values from (0, 1] to about 1 in a
@@ -55,7 +55,7 @@ def muon(
     )
 
 
-@never_compiled
+@without_compile_guards
 class Muon(MomentumOptimizer):
     """For weights of two dimensions or more, as matrices W (R, C),
 
@@ -96,14 +96,14 @@ class Muon(MomentumOptimizer):
         is_vector = w.ndim < 2
         momentum = group["vector_momentum" if is_vector else "momentum"]
         buffer.mul_(momentum).add_(gradient)
-        ahead = gradient.add(buffer, alpha=momentum)
+        lookahead = gradient.add(buffer, alpha=momentum)
         if is_vector:
-            w.sub_(ahead, alpha=group["lr"] * group["vector_lr"])
+            w.sub_(lookahead, alpha=group["lr"] * group["vector_lr"])
             return
         rows, columns = len(w), w[0].numel()
         if group["fixed_norm"]:
             w.mul_(rows**0.5 / w.norm().clamp(min=TINY))
-        update_RC = orthogonal(ahead.reshape(rows, columns), group["newton_schulz_steps"])
+        update_RC = orthogonal(lookahead.reshape(rows, columns), group["newton_schulz_steps"])
         w.sub_(update_RC.view(w.shape), alpha=group["lr"] * max(1.0, rows / columns) ** 0.5)
 
 

@@ -19,7 +19,7 @@ Optimizer = torch.optim.Optimizer
 Kind = TypeVar("Kind", bound=Optimizer)
 
 
-def never_compiled(kind: type[Kind]) -> type[Kind]:
+def without_compile_guards(kind: type[Kind]) -> type[Kind]:
     """The same optimiser without the wrappers that keep torch.compile out of its methods: at their
     first call they load the compiler, which takes two seconds at the start of every run, and no
     optimiser is compiled here."""
@@ -32,8 +32,8 @@ def never_compiled(kind: type[Kind]) -> type[Kind]:
     )
 
 
-_SGD = never_compiled(torch.optim.SGD)
-_AdamW = never_compiled(torch.optim.AdamW)
+_SGD = without_compile_guards(torch.optim.SGD)
+_AdamW = without_compile_guards(torch.optim.AdamW)
 
 
 def parameter_groups(
@@ -139,7 +139,7 @@ class MomentumOptimizer(Optimizer):
         return state["momentum_buffer"]
 
 
-@never_compiled
+@without_compile_guards
 class LARS(MomentumOptimizer):
     """Layer-wise adaptive rate scaling.
 

@@ -68,7 +68,7 @@ class StepProfile(Profile):
     def _keep(self, recorded: Any) -> None:
         self._recorded = True
         steps = max(1, recorded.step_num - SKIPPED - WARM_UP)
-        log.info("%s", summary(recorded.key_averages(), steps))
+        log.info("%s", profile_table(recorded.key_averages(), steps))
         path = self.folder / "steps.pt.trace.json"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -86,7 +86,7 @@ class StepProfile(Profile):
             log.info("profile: %s (ui.perfetto.dev opens it)", path)
 
 
-def summary(events: Any, steps: int) -> str:
+def profile_table(events: Any, steps: int) -> str:
     """Phases, then the operations that take longest by themselves; milliseconds a step, of the
     processor and, where there are any, of the GPU."""
     on_gpu = any(event.self_device_time_total for event in events)

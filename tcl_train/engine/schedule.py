@@ -19,7 +19,7 @@ class Schedule(Protocol):
 
 
 @dataclass(frozen=True)
-class _Falling:
+class WarmupDecay:
     """Linear warm-up, then from 1 to `floor` (a share of the peak) along `curve`."""
 
     warmup_epochs: float = 0.0
@@ -41,14 +41,14 @@ class _Falling:
         raise NotImplementedError
 
 
-class Cosine(_Falling):
+class Cosine(WarmupDecay):
     """Linear warm-up, then half a cosine from 1 to `floor` (a share of the peak)."""
 
     def curve(self, progress: float) -> float:
         return 0.5 * (1 + math.cos(math.pi * progress))
 
 
-class Linear(_Falling):
+class Linear(WarmupDecay):
     """Linear warm-up, then a straight line from 1 to `floor` (a share of the peak)."""
 
     def curve(self, progress: float) -> float:

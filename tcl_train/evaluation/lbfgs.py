@@ -22,7 +22,7 @@ HALF_DECADES = (1, 0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-
 PATIENCE = 3
 
 
-class Weights(NamedTuple):
+class LinearClassifier(NamedTuple):
     w_DK: Tensor
     b_K: Tensor
 
@@ -39,7 +39,8 @@ class LBFGSProbe:
     a row score below the best. The best one (of equals the strongest) is fitted again to all
     training features. The test split is scored once, at the end.
 
-    l2: strengths to choose from, of  mean cross-entropy + l2/2 |W|^2  (the bias is free);
+    l2: strengths to choose from, of  mean cross-entropy + l2/2 |W|^2  (the bias is free); None:
+    half decades from 1 to 1e-6;
     held_out: share of the training rows, taken evenly from each class;
     max_iter: L-BFGS iterations a fit at most; tolerance: a fit ends when an iteration changes the
     objective by less.
@@ -47,12 +48,12 @@ class LBFGSProbe:
 
     def __init__(
         self,
-        l2: Sequence[float] = HALF_DECADES,
+        l2: Sequence[float] | None = None,
         held_out: float = 0.1,
         max_iter: int = 100,
         tolerance: float = 1e-5,
     ) -> None:
-        strengths = checks.several("l2", l2)
+        strengths = checks.several("l2", HALF_DECADES if l2 is None else l2)
         self.l2 = sorted((checks.number("l2", x, above=0) for x in strengths), reverse=True)
         self.held_out = checks.number("held_out", held_out, above=0, below=1)
         self.max_iter = checks.integer("max_iter", max_iter, at_least=1)
@@ -61,7 +62,7 @@ class LBFGSProbe:
     def __call__(self, given: ProbeInput) -> ProbeResult:
         standardise = Standardise(given.train.x_ND)
         train = Features(standardise(given.train.x_ND), given.train.y_N)
-        l2, held_out_top1, weights = self.choose(train, given.num_classes, given.seed)
+        l2, held_out_top1, weights = self.choose_l2(train, given.num_classes, given.seed)
         weights = self.fit(train, l2, weights)
         score_NK = weights.scores(standardise(given.test.x_ND))
         return ProbeResult(
@@ -80,14 +81,18 @@ class LBFGSProbe:
             },
         )
 
-    def choose(self, train: Features, num_classes: int, seed: int) -> tuple[float, float, Weights]:
+    def choose_l2(
+        self, train: Features, num_classes: int, seed: int
+    ) -> tuple[float, float, LinearClassifier]:
         """The best strength, its held-out top-1 in percent, and the weights it gave."""
         held_N = held_out_rows(train.y_N, self.held_out, seed)
         fitted = Features(train.x_ND[~held_N], train.y_N[~held_N])
         scored = Features(train.x_ND[held_N], train.y_N[held_N])
         dim = train.x_ND.shape[1]
-        weights = Weights(train.x_ND.new_zeros(dim, num_classes), train.x_ND.new_zeros(num_classes))
-        best: tuple[float, float, Weights] | None = None
+        weights = LinearClassifier(
+            train.x_ND.new_zeros(dim, num_classes), train.x_ND.new_zeros(num_classes)
+        )
+        best: tuple[float, float, LinearClassifier] | None = None
         since_best = 0
         for l2 in self.l2:
             weights = self.fit(fitted, l2, weights)
@@ -101,7 +106,7 @@ class LBFGSProbe:
         assert best is not None
         return best
 
-    def fit(self, train: Features, l2: float, start: Weights) -> Weights:
+    def fit(self, train: Features, l2: float, start: LinearClassifier) -> LinearClassifier:
         """Minimises the objective from the given weights, which stay as they are."""
         w_DK = start.w_DK.clone().requires_grad_()
         b_K = start.b_K.clone().requires_grad_()
@@ -123,7 +128,7 @@ class LBFGSProbe:
 
         with torch.enable_grad():
             optimizer.step(objective)
-        return Weights(w_DK.detach(), b_K.detach())
+        return LinearClassifier(w_DK.detach(), b_K.detach())
 
 
 class Standardise:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from tcl_train import checks
-from tcl_train.losses.blockwise import Weights
+from tcl_train.losses.blockwise import PairWeights
 from tcl_train.losses.negatives import floor_of, negative_floor
 from tcl_train.losses.pair_loss import (
     PairLoss,
@@ -13,10 +13,10 @@ from tcl_train.losses.pair_loss import (
     masked_mean,
     mean_over_anchors,
     mean_positive_similarity,
+    normalize_rows,
     sort_rows,
-    unit,
 )
-from tcl_train.losses.softmax import log_sum
+from tcl_train.losses.softmax import log_denominator
 
 
 def hard_contrastive_loss(z_ND: Tensor, y_N: Tensor, *, tau: float, alpha: float) -> Tensor:
@@ -42,8 +42,8 @@ def hard_contrastive_loss(z_ND: Tensor, y_N: Tensor, *, tau: float, alpha: float
     Returns:
         A scalar, float64 for float64 input and float32 otherwise.
     """
-    rows = sort_rows(unit(z_ND), y_N)
-    log_d_N = log_sum(rows, Weights(tau), floor_N=negative_floor(rows, alpha))
+    rows = sort_rows(normalize_rows(z_ND), y_N)
+    log_d_N = log_denominator(rows, PairWeights(tau), floor_N=negative_floor(rows, alpha))
     pull_N = mean_positive_similarity(rows) / tau
     return mean_over_anchors(log_d_N - pull_N, rows.count_N)
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from tcl_train.losses.blockwise import Weights
+from tcl_train.losses.blockwise import PairWeights
 from tcl_train.losses.pair_loss import (
     PairLoss,
+    at_least_float32,
     masked_logsumexp,
     masked_mean,
     mean_over_anchors,
     mean_positive_similarity,
     sort_rows,
-    wide,
 )
-from tcl_train.losses.softmax import log_sum
+from tcl_train.losses.softmax import log_denominator
 
 
 def npairs_loss(z_ND: Tensor, y_N: Tensor) -> Tensor:
@@ -37,8 +37,8 @@ def npairs_loss(z_ND: Tensor, y_N: Tensor) -> Tensor:
     Returns:
         A scalar, float64 for float64 input and float32 otherwise.
     """
-    rows = sort_rows(wide(z_ND), y_N)
-    log_d_N = log_sum(rows, Weights(1.0), unit_rows=False)
+    rows = sort_rows(at_least_float32(z_ND), y_N)
+    log_d_N = log_denominator(rows, PairWeights(1.0), unit_rows=False)
     return mean_over_anchors(log_d_N - mean_positive_similarity(rows), rows.count_N)
 
 

@@ -56,19 +56,19 @@ def check_rows(z_ND: Tensor, y_N: Tensor, *, at_least: int = 2) -> None:
         raise ValueError(f"z must have at least {at_least} rows, got {z_ND.shape[0]}")
 
 
-def wide(z_ND: Tensor) -> Tensor:
+def at_least_float32(z_ND: Tensor) -> Tensor:
     """float64 stays; all else becomes float32. Half precision loses the difference between
     embeddings that are close, which is what these losses are about."""
     return z_ND if z_ND.dtype == torch.float64 else z_ND.float()
 
 
-def unit(z_ND: Tensor) -> Tensor:
+def normalize_rows(z_ND: Tensor) -> Tensor:
     """Rows of length 1, in float32 or better. A zero row stays zero and gets no gradient, where a
     division by a small number would give one that half precision cannot hold."""
-    return _Unit.apply(wide(z_ND))
+    return _NormalizedRows.apply(at_least_float32(z_ND))
 
 
-class _Unit(torch.autograd.Function):
+class _NormalizedRows(torch.autograd.Function):
     """In closed form, for autograd would hold several copies of the rows:
 
     u = z / |z|,    dl/dz = (dl/du - u (u . dl/du)) / |z|
@@ -157,7 +157,7 @@ class Pairs(NamedTuple):
 
 def dense_pairs(z_ND: Tensor, y_N: Tensor, *, unit_rows: bool = True) -> Pairs:
     """The whole matrix at once."""
-    z_ND = unit(z_ND) if unit_rows else wide(z_ND)
+    z_ND = normalize_rows(z_ND) if unit_rows else at_least_float32(z_ND)
     same_NM = y_N[:, None] == y_N[None, :]
     itself_NM = torch.eye(len(y_N), dtype=torch.bool, device=z_ND.device)
     return Pairs(similarities(z_ND, z_ND), same_NM & ~itself_NM, ~same_NM)

@@ -13,10 +13,10 @@ from tcl_train.losses.pair_loss import (
     masked_mean,
     mean_over_anchors,
     mean_positive_similarity,
+    normalize_rows,
     row_products,
     similarities,
     sort_rows,
-    unit,
 )
 
 
@@ -45,7 +45,7 @@ def simple_contrastive_loss(
     Returns:
         A scalar, float64 for float64 input and float32 otherwise.
     """
-    rows = sort_rows(unit(z_ND), y_N)
+    rows = sort_rows(normalize_rows(z_ND), y_N)
     push_N = _sum_of_negatives(rows) if alpha is None else _sum_of_hard_negatives(rows, alpha)
     return mean_over_anchors(lam * push_N - mean_positive_similarity(rows), rows.count_N)
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 from torch import Tensor
 
 from tcl_train import checks
-from tcl_train.losses.blockwise import Weights
+from tcl_train.losses.blockwise import PairWeights
 from tcl_train.losses.pair_loss import (
     PairLoss,
     masked_logsumexp,
     masked_mean,
     mean_over_anchors,
     mean_positive_similarity,
+    normalize_rows,
     sort_rows,
-    unit,
 )
-from tcl_train.losses.softmax import log_sum
+from tcl_train.losses.softmax import log_denominator
 
 FORMS = ("out", "in")
 
@@ -44,12 +44,14 @@ def supcon_loss(z_ND: Tensor, y_N: Tensor, *, tau: float, form: str = "out") -> 
     Returns:
         A scalar, float64 for float64 input and float32 otherwise.
     """
-    rows = sort_rows(unit(z_ND), y_N)
-    log_d_N = log_sum(rows, Weights(tau))
+    rows = sort_rows(normalize_rows(z_ND), y_N)
+    log_d_N = log_denominator(rows, PairWeights(tau))
     if form == "out":
         pull_N = mean_positive_similarity(rows) / tau
     else:
-        pull_N = log_sum(rows, Weights(tau, negative=0.0)) - rows.count_N.clamp(min=1).log()
+        pull_N = (
+            log_denominator(rows, PairWeights(tau, negative=0.0)) - rows.count_N.clamp(min=1).log()
+        )
     return mean_over_anchors(log_d_N - pull_N, rows.count_N)
 
 

@@ -8,17 +8,17 @@ import torch
 from torch import Tensor
 
 from tcl_train import checks
-from tcl_train.losses.blockwise import Weights
+from tcl_train.losses.blockwise import PairWeights
 from tcl_train.losses.pair_loss import (
     PairLoss,
     masked_logsumexp,
     masked_mean,
     mean_over_anchors,
     mean_positive_similarity,
+    normalize_rows,
     sort_rows,
-    unit,
 )
-from tcl_train.losses.softmax import log_sum
+from tcl_train.losses.softmax import log_denominator
 
 
 def tcl_loss(z_ND: Tensor, y_N: Tensor, *, tau: float, k1: float, k2: float) -> Tensor:
@@ -49,8 +49,8 @@ def tcl_loss(z_ND: Tensor, y_N: Tensor, *, tau: float, k1: float, k2: float) -> 
     Returns:
         A scalar, float64 for float64 input and float32 otherwise.
     """
-    rows = sort_rows(unit(z_ND), y_N)
-    log_d_N = log_sum(rows, Weights(tau, k1=k1, negative=k2))
+    rows = sort_rows(normalize_rows(z_ND), y_N)
+    log_d_N = log_denominator(rows, PairWeights(tau, k1=k1, negative=k2))
     pull_N = mean_positive_similarity(rows) / tau
     return mean_over_anchors(log_d_N - pull_N, rows.count_N)
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.profiler import record_function
 
 from tcl_train.losses import PairLoss, gradient_response
-from tcl_train.methods.method import Method, Step, labels_of_views
+from tcl_train.methods.method import Method, StepOutput, labels_of_views
 from tcl_train.models.encoder import Encoder
 
 
@@ -25,24 +25,24 @@ class Contrastive(Method):
         super().__init__()
         self.encoder, self.projector, self.loss = encoder, projector, loss
 
-    def forward(self, views_NCHW: Tensor, labels_B: Tensor) -> Step:
+    def forward(self, views_NCHW: Tensor, labels_B: Tensor) -> StepOutput:
         with record_function("encode"):
             z_ND = self.projector(self.encoder(views_NCHW))
         labels_N = labels_of_views(labels_B, len(z_ND))
         with record_function("loss"):
-            return Step(self.loss(*self.rows_of_loss(z_ND, labels_N)), z_ND, labels_N)
+            return StepOutput(self.loss(*self.rows_of_loss(z_ND, labels_N)), z_ND, labels_N)
 
     def rows_of_loss(self, z_ND: Tensor, labels_N: Tensor) -> tuple[Tensor, Tensor]:
         """The rows between which the loss is taken, and their labels."""
         return z_ND, labels_N
 
     @torch.no_grad()
-    def chance_level(self, step: Step) -> Tensor:
+    def chance_level(self, step: StepOutput) -> Tensor:
         """The loss of the same batch with all embeddings equal; ln(N - 1) for SupCon."""
         _, labels_N = self.rows_of_loss(step.rows_ND, step.labels_N)
         return self.loss(torch.ones(len(labels_N), 1, device=labels_N.device), labels_N)
 
-    def diagnostics(self, step: Step) -> dict[str, Tensor]:
+    def diagnostics(self, step: StepOutput) -> dict[str, Tensor]:
         """Also how strongly the loss answers to positives and to negatives."""
         response = gradient_response(self.loss, step.rows_ND.detach(), step.labels_N)
         return {

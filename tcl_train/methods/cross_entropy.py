@@ -7,7 +7,7 @@ import math
 from torch import Tensor, nn
 from torch.profiler import record_function
 
-from tcl_train.methods.method import Method, Step, labels_of_views
+from tcl_train.methods.method import Method, StepOutput, labels_of_views
 from tcl_train.models.encoder import Encoder
 
 
@@ -28,17 +28,17 @@ class CrossEntropyClassifier(Method):
         self.encoder, self.loss = encoder, loss
         self.classifier = nn.Linear(encoder.feature_dim, num_classes)
 
-    def forward(self, views_NCHW: Tensor, labels_B: Tensor) -> Step:
+    def forward(self, views_NCHW: Tensor, labels_B: Tensor) -> StepOutput:
         with record_function("encode"):
             rows_ND = self.encoder(views_NCHW)
         labels_N = labels_of_views(labels_B, len(rows_ND))
         with record_function("loss"):
-            return Step(self.loss(self.classifier(rows_ND), labels_N), rows_ND, labels_N)
+            return StepOutput(self.loss(self.classifier(rows_ND), labels_N), rows_ND, labels_N)
 
     def predict(self, images_NCHW: Tensor) -> Tensor:
         """Scores (N, classes) of normalised images."""
         return self.classifier(self.encoder(images_NCHW))
 
-    def chance_level(self, step: Step) -> Tensor:
+    def chance_level(self, step: StepOutput) -> Tensor:
         """ln K for K classes."""
         return step.loss.new_tensor(math.log(self.classifier.out_features))

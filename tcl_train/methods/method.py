@@ -15,7 +15,7 @@ from tcl_train.methods.diagnostics import embedding_statistics
 from tcl_train.models.encoder import Encoder
 
 
-class Step(NamedTuple):
+class StepOutput(NamedTuple):
     """A step's loss, and the rows and labels that diagnostics look at (detached by them)."""
 
     loss: Tensor
@@ -36,13 +36,13 @@ class Method(nn.Module, ABC):
     predict: Callable[[Tensor], Tensor] | None = None
 
     @abstractmethod
-    def forward(self, views_NCHW: Tensor, labels_B: Tensor) -> Step: ...
+    def forward(self, views_NCHW: Tensor, labels_B: Tensor) -> StepOutput: ...
 
     @abstractmethod
-    def chance_level(self, step: Step) -> Tensor:
+    def chance_level(self, step: StepOutput) -> Tensor:
         """The loss of a model that tells nothing apart."""
 
-    def diagnostics(self, step: Step) -> dict[str, Tensor]:
+    def diagnostics(self, step: StepOutput) -> dict[str, Tensor]:
         """Scalars that are logged beside the loss."""
         return {
             "chance_level": self.chance_level(step),

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from tcl_train.data.dataset import Split
 from tcl_train.data.images import ArrayImages
-from tcl_train.data.loader import Batch, Loader, ahead
+from tcl_train.data.loader import Batch, Loader, prefetch
 from tcl_train.errors import RequestError
 
 CPU = torch.device("cpu")
@@ -220,7 +220,7 @@ def test_on_cuda_each_batch_is_made_on_a_side_stream_and_waited_for(
             said.append(f"make {number}")
             yield Batch(Noting(said), Noting(said))  # type: ignore[arg-type]
 
-    for _ in ahead(batches(), torch.device("cuda")):
+    for _ in prefetch(batches(), torch.device("cuda")):
         said.append("train")
     one = ["main", "wait", "record", "record", "train", "side"]
     assert said == ["side", "make 0", *one, "make 1", *one, "main"]
@@ -228,4 +228,4 @@ def test_on_cuda_each_batch_is_made_on_a_side_stream_and_waited_for(
 
 def test_elsewhere_batches_come_as_they_are() -> None:
     given = [Batch(torch.zeros(1), torch.zeros(1)) for _ in range(3)]
-    assert list(ahead(iter(given), CPU)) == given
+    assert list(prefetch(iter(given), CPU)) == given

@@ -72,14 +72,14 @@ def test_two_steps_are_the_equations(fixed_norm):
         for w, u, p in zip(expected, buffers, module.parameters(), strict=True):
             momentum = 0.5 if w.ndim > 1 else 0.7
             u.copy_(momentum * u + p.grad)
-            ahead = p.grad + momentum * u
+            lookahead = p.grad + momentum * u
             if w.ndim == 1:
-                w -= 0.1 * 0.2 * ahead
+                w -= 0.1 * 0.2 * lookahead
                 continue
             rows, columns = w.shape[0], w[0].numel()
             if fixed_norm:
                 w *= rows**0.5 / w.norm()
-            change = orthogonal(ahead.reshape(rows, columns), 3).view_as(w)
+            change = orthogonal(lookahead.reshape(rows, columns), 3).view_as(w)
             w -= 0.1 * max(1, rows / columns) ** 0.5 * change
         optimizer.step()
     for p, w in zip(module.parameters(), expected, strict=True):

@@ -28,7 +28,7 @@ from tcl_train import build as configs
 from tcl_train.data.loader import Batch
 from tcl_train.engine.fit import Trainer
 from tcl_train.losses import blockwise
-from tcl_train.methods.method import Step
+from tcl_train.methods.method import StepOutput
 from tcl_train.runtime.device import Runtime
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -77,7 +77,7 @@ def fake_trainer(config: DictConfig, device: str) -> Iterator[tuple[Trainer, Bat
         yield trainer, Batch(images_BCHW, torch.empty(BATCH, dtype=torch.int64))
 
 
-def step_up_to_the_loss(trainer: Trainer, batch: Batch) -> Step:
+def step_up_to_the_loss(trainer: Trainer, batch: Batch) -> StepOutput:
     trainer.runtime.update = lambda *_: None  # type: ignore[method-assign]
     return trainer.train_step(batch)
 

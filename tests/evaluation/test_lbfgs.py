@@ -10,8 +10,8 @@ from tcl_train.evaluation.features import Features, extract
 from tcl_train.evaluation.lbfgs import (
     HALF_DECADES,
     LBFGSProbe,
+    LinearClassifier,
     Standardise,
-    Weights,
     held_out_rows,
 )
 from tcl_train.evaluation.probe import ProbeInput
@@ -36,7 +36,7 @@ def given(data, augment, encoder, runtime) -> ProbeInput:
 def test_fit_finds_the_minimum_that_scikit_learn_finds(make_features, l2) -> None:
     train = make_features(400)
     probe = LBFGSProbe(max_iter=500, tolerance=0)
-    start = Weights(torch.zeros(5, 3), torch.zeros(3))
+    start = LinearClassifier(torch.zeros(5, 3), torch.zeros(3))
     weights = probe.fit(train, l2, start)
     # scikit-learn minimises C * sum of losses + |W|^2 / 2.
     reference = LogisticRegression(C=1 / (l2 * 400), tol=1e-10, max_iter=10_000)
@@ -50,20 +50,20 @@ def test_fit_finds_the_minimum_that_scikit_learn_finds(make_features, l2) -> Non
 def test_the_strongest_of_the_best_on_held_out_rows_is_chosen(make_features, monkeypatch) -> None:
     """Fits are replaced: what matters here is which rows they get and which one is chosen."""
     train = make_features(100)
-    good = Weights(torch.randn(5, 3), torch.zeros(3))
+    good = LinearClassifier(torch.randn(5, 3), torch.zeros(3))
     perfect_K = {0.1: 1.0, 0.01: 1.0, 0.001: 0.0}
     fitted_on = []
 
     def fit(self, part, l2, start):
         fitted_on.append(part.x_ND)
-        return Weights(good.w_DK * perfect_K.get(l2, 0.0), good.b_K)
+        return LinearClassifier(good.w_DK * perfect_K.get(l2, 0.0), good.b_K)
 
     monkeypatch.setattr(LBFGSProbe, "fit", fit)
     probe = LBFGSProbe(l2=(1e-3, 1.0, 0.1, 0.01), held_out=0.2)
     # Labels that the weights of 0.1 and 0.01 predict without a mistake.
     train = Features(train.x_ND, good.scores(train.x_ND).argmax(1))
     held_N = held_out_rows(train.y_N, 0.2, seed=5)
-    l2, top1, _ = probe.choose(train, 3, seed=5)
+    l2, top1, _ = probe.choose_l2(train, 3, seed=5)
     assert (l2, top1) == (0.1, 100)
     assert all(torch.equal(x_ND, train.x_ND[~held_N]) for x_ND in fitted_on)
 
@@ -71,23 +71,26 @@ def test_the_strongest_of_the_best_on_held_out_rows_is_chosen(make_features, mon
 def test_the_search_stops_after_three_strengths_below_the_best(make_features, monkeypatch) -> None:
     """As good as the best is not below it: on few rows many strengths are equally good."""
     train = make_features(50)
-    good = Weights(torch.randn(5, 3), torch.zeros(3))
+    good = LinearClassifier(torch.randn(5, 3), torch.zeros(3))
     train = Features(train.x_ND, good.scores(train.x_ND).argmax(1))
     tried = []
 
     def fit(self, part, l2, start):
         tried.append(l2)
-        return good if l2 >= 1e-3 else Weights(-good.w_DK, good.b_K)
+        return good if l2 >= 1e-3 else LinearClassifier(-good.w_DK, good.b_K)
 
     monkeypatch.setattr(LBFGSProbe, "fit", fit)
-    l2, top1, _ = LBFGSProbe().choose(train, 3, seed=0)
+    l2, top1, _ = LBFGSProbe().choose_l2(train, 3, seed=0)
     assert (l2, top1) == (1, 100)
     assert tried == [1, 0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5]
 
 
-def test_the_config_has_the_same_strengths() -> None:
+def test_the_strengths_are_half_decades_or_those_given() -> None:
+    """Stored configs of earlier versions have the list."""
     config = OmegaConf.load(config_dir() / "probe" / "lbfgs.yaml")
-    assert tuple(config.l2) == HALF_DECADES
+    assert config.l2 is None
+    assert tuple(LBFGSProbe(l2=None).l2) == HALF_DECADES
+    assert LBFGSProbe(l2=[1e-3, 1.0]).l2 == [1.0, 1e-3]
 
 
 def test_the_test_split_decides_nothing(given) -> None:

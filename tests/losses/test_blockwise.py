@@ -8,15 +8,21 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tcl_train.losses.blockwise import Tile, Weights, log_denominator, log_denominator_of, symmetric
+from tcl_train.losses.blockwise import (
+    PairWeights,
+    Tile,
+    rectangular_log_denominator,
+    symmetric,
+    symmetric_log_denominator,
+)
 
 TILES = [Tile(1, 1, 1), Tile(7, 3, 2), Tile(3, 7, 3), Tile(16, 16, 4), Tile(500, 500, 500)]
 WEIGHTS = [
-    Weights(0.1),
-    Weights(0.5, k1=1e4),
-    Weights(0.07, positive=2.0, k1=3.0, negative=0.5),
-    Weights(0.2, negative=0.0),
-    Weights(1.0, positive=0.0),
+    PairWeights(0.1),
+    PairWeights(0.5, k1=1e4),
+    PairWeights(0.07, k1=3.0, negative=0.5),
+    PairWeights(0.2, negative=0.0),
+    PairWeights(1.0, negative=4.0),
 ]
 
 
@@ -34,7 +40,7 @@ def plain(a_ND, b_MD, label_N, label_M, weights, own_N, floor_N=None):
     if floor_N is not None:
         negative_NM &= sim_NM.detach() >= floor_N[:, None]
     e_NM = (sim_NM / weights.tau).exp()
-    terms_NM = (weights.positive * e_NM + weights.k1 * (-sim_NM).exp()) * positive_NM
+    terms_NM = (e_NM + weights.k1 * (-sim_NM).exp()) * positive_NM
     d_N = (terms_NM + weights.negative * e_NM * negative_NM).sum(1)
     empty_N = d_N == 0
     return torch.where(empty_N, -math.inf, d_N.masked_fill(empty_N, 1).log())
@@ -56,7 +62,7 @@ def test_symmetric_form_is_the_plain_sum_for_any_block_size(weights, tile, label
     expected, (d_z,) = with_gradient(
         plain(z_ND, z_ND, group_N, group_N, weights, torch.arange(37)), z_ND
     )
-    got, (d_got,) = with_gradient(log_denominator(z_ND, group_N, weights, tile), z_ND)
+    got, (d_got,) = with_gradient(symmetric_log_denominator(z_ND, group_N, weights, tile), z_ND)
     torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(d_got, d_z, rtol=1e-9, atol=1e-11)
 
@@ -96,7 +102,7 @@ def test_rectangular_form_is_the_plain_sum(weights, tile) -> None:
         plain(a_ND, b_MD, label_N, label_M, weights, own_N), a_ND, b_MD
     )
     got, d_got = with_gradient(
-        log_denominator_of(a_ND, b_MD, label_N, label_M, weights, own_N=own_N, tile=tile),
+        rectangular_log_denominator(a_ND, b_MD, label_N, label_M, weights, own_N=own_N, tile=tile),
         a_ND,
         b_MD,
     )
@@ -110,10 +116,11 @@ def test_negatives_below_the_floor_are_left_out_and_positives_stay() -> None:
     label_N = torch.arange(20) % 3
     floor_N = torch.full((20,), 0.2, dtype=torch.float64)
     own_N = torch.arange(20)
-    arguments = (z_ND, z_ND, label_N, label_N, Weights(0.3))
+    arguments = (z_ND, z_ND, label_N, label_N, PairWeights(0.3))
     expected, (d_expected,) = with_gradient(plain(*arguments, own_N, floor_N), z_ND)
     got, (d_got,) = with_gradient(
-        log_denominator_of(*arguments, own_N=own_N, floor_N=floor_N, tile=Tile(6, 7, 6)), z_ND
+        rectangular_log_denominator(*arguments, own_N=own_N, floor_N=floor_N, tile=Tile(6, 7, 6)),
+        z_ND,
     )
     torch.testing.assert_close(got, expected)
     torch.testing.assert_close(d_got, d_expected)
@@ -131,14 +138,14 @@ def test_both_forms_agree_at_the_edge_of_the_symmetric_range() -> None:
     for form in ("symmetric", "rectangular"):
         rows_ND = z_ND.clone().requires_grad_()
         if form == "symmetric":
-            value_N = log_denominator(rows_ND, group_N, Weights(tau, k1=1e6))
+            value_N = symmetric_log_denominator(rows_ND, group_N, PairWeights(tau, k1=1e6))
         else:
-            value_N = log_denominator_of(
+            value_N = rectangular_log_denominator(
                 rows_ND,
                 rows_ND,
                 group_N,
                 group_N,
-                Weights(tau, k1=1e6),
+                PairWeights(tau, k1=1e6),
                 own_N=torch.arange(40),
             )
         results.append((value_N.detach(), torch.autograd.grad(value_N.sum(), rows_ND)[0]))
@@ -150,12 +157,14 @@ def test_both_forms_agree_at_the_edge_of_the_symmetric_range() -> None:
 def test_an_empty_sum_is_minus_infinity_and_has_no_gradient(form) -> None:
     z_ND = F.normalize(draw(3, 2)).requires_grad_()
     group_N = torch.tensor([0, 1, 2])
-    only_positives = Weights(0.1, negative=0.0)
+    only_positives = PairWeights(0.1, negative=0.0)
     if form == "symmetric":
-        value_N = log_denominator(z_ND, group_N, only_positives)
+        value_N = symmetric_log_denominator(z_ND, group_N, only_positives)
     else:
         own_N = torch.arange(3)
-        value_N = log_denominator_of(z_ND, z_ND, group_N, group_N, only_positives, own_N=own_N)
+        value_N = rectangular_log_denominator(
+            z_ND, z_ND, group_N, group_N, only_positives, own_N=own_N
+        )
     assert (value_N == -math.inf).all()
     (gradient_ND,) = torch.autograd.grad(value_N, z_ND, torch.ones(3, dtype=torch.float64))
     assert (gradient_ND == 0).all()
@@ -168,9 +177,9 @@ def test_a_nan_row_is_not_hidden(form) -> None:
     z_ND.requires_grad_()
     group_N = torch.arange(6) // 2
     if form == "symmetric":
-        value_N = log_denominator(z_ND, group_N, Weights(0.1))
+        value_N = symmetric_log_denominator(z_ND, group_N, PairWeights(0.1))
     else:
-        value_N = log_denominator_of(z_ND, z_ND, group_N, group_N, Weights(0.1))
+        value_N = rectangular_log_denominator(z_ND, z_ND, group_N, group_N, PairWeights(0.1))
     assert value_N.isnan().all()  # every anchor sees the row
     (gradient_ND,) = torch.autograd.grad(value_N.sum(), z_ND)
     assert gradient_ND.isnan().any()
@@ -182,8 +191,8 @@ def test_autocast_changes_nothing() -> None:
     results = []
     for enabled in (False, True):
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
-            value_N = log_denominator(z_ND, group_N, Weights(0.1, k1=10.0))
-            other_N = log_denominator_of(z_ND, z_ND, group_N, group_N, Weights(0.1))
+            value_N = symmetric_log_denominator(z_ND, group_N, PairWeights(0.1, k1=10.0))
+            other_N = rectangular_log_denominator(z_ND, z_ND, group_N, group_N, PairWeights(0.1))
             total = value_N.sum() + other_N.sum()
             results.append((value_N, other_N, *torch.autograd.grad(total, z_ND)))
     for plain_result, autocast_result in zip(*results, strict=True):

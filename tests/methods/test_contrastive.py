@@ -14,7 +14,7 @@ from torch import nn
 from tcl_train.losses import TCL, NTXent, SupCon, gradient_response
 from tcl_train.methods.contrastive import Contrastive
 from tcl_train.methods.diagnostics import embedding_statistics
-from tcl_train.methods.method import Step, labels_of_views
+from tcl_train.methods.method import StepOutput, labels_of_views
 
 
 def method(loss=None):
@@ -105,7 +105,7 @@ def test_only_encoder_and_projector_are_saved():
 
 
 def test_a_step_is_a_loss_rows_and_labels():
-    assert Step._fields == ("loss", "rows_ND", "labels_N")
+    assert StepOutput._fields == ("loss", "rows_ND", "labels_N")
 
 
 def test_diagnostics_are_of_the_embeddings_and_of_the_losss_answer():

@@ -2,21 +2,28 @@
 
 For anchors i and candidates j, with s_ij = a_i . b_j and labels that say which pairs are positives,
 
-    D_i = w_p sum_{p in P(i)} e^{s_ip/tau} + k1 sum_{p in P(i)} e^{-s_ip}
+    D_i = sum_{p in P(i)} e^{s_ip/tau} + k1 sum_{p in P(i)} e^{-s_ip}
           + w_n sum_{n in N(i)} e^{s_in/tau}
 
 No more than a block of the N x N matrix is ever held. The forward pass accumulates D block by
 block; the backward pass makes each block again and takes the gradient in closed form,
 
-    d log D_i / d s_ip = (w_p e^{s_ip/tau} / tau - k1 e^{-s_ip}) / D_i
+    d log D_i / d s_ip = (e^{s_ip/tau} / tau - k1 e^{-s_ip}) / D_i
     d log D_i / d s_in =  w_n e^{s_in/tau} / (tau D_i)
 
-so that memory grows linearly with the rows. There are two of it: `symmetric.py`, the rows of one
+so that memory grows linearly with the rows. There are two forms: `symmetric.py`, the rows of one
 batch against each other, and `rectangular.py`, anchors against any candidates.
 """
 
-from tcl_train.losses.blockwise.rectangular import log_denominator_of
-from tcl_train.losses.blockwise.symmetric import log_denominator, unit_rows_fit
-from tcl_train.losses.blockwise.tiles import TILES, Tile, Weights
+from tcl_train.losses.blockwise.rectangular import rectangular_log_denominator
+from tcl_train.losses.blockwise.symmetric import symmetric_log_denominator, unit_rows_fit
+from tcl_train.losses.blockwise.tiles import TILES, PairWeights, Tile
 
-__all__ = ["TILES", "Tile", "Weights", "log_denominator", "log_denominator_of", "unit_rows_fit"]
+__all__ = [
+    "TILES",
+    "PairWeights",
+    "Tile",
+    "rectangular_log_denominator",
+    "symmetric_log_denominator",
+    "unit_rows_fit",
+]

@@ -13,17 +13,17 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from tcl_train.losses.blockwise.tiles import Tile, Weights, choose, tile_for
-from tcl_train.losses.never_compiled import never_compiled
+from tcl_train.losses.blockwise.tiles import PairWeights, Tile, select_number, tile_for
+from tcl_train.losses.uncompiled import uncompiled
 
 
-@never_compiled
-def log_denominator_of(
+@uncompiled
+def rectangular_log_denominator(
     anchor_ND: Tensor,
     candidate_MD: Tensor,
     positive_N: Tensor,
     positive_M: Tensor,
-    weights: Weights,
+    weights: PairWeights,
     *,
     own_N: Tensor | None = None,
     floor_N: Tensor | None = None,
@@ -71,7 +71,7 @@ def _logits(
     own_I: Tensor,
     floor_I: Tensor,
     j: int,
-    weights: Weights,
+    weights: PairWeights,
 ) -> _Logits:
     sim_IJ = a_ID @ b_JD.T
     positive_IJ = labels[0][:, None] == labels[1]
@@ -83,8 +83,7 @@ def _logits(
             ~positive_IJ | left_out_IJ, -math.inf
         )
     left_out_IJ |= ~positive_IJ & (sim_IJ < floor_I[:, None])
-    log_weights = (_log(weights.positive), _log(weights.negative))
-    log_weight_IJ = choose(positive_IJ, *log_weights, sim_IJ)
+    log_weight_IJ = select_number(positive_IJ, 0.0, _log(weights.negative), sim_IJ)
     attraction_IJ = sim_IJ.div_(weights.tau).add_(log_weight_IJ)
     return _Logits(attraction_IJ.masked_fill_(left_out_IJ, -math.inf), extra_IJ)
 
@@ -103,7 +102,7 @@ class _Rectangular(torch.autograd.Function):
         label_M: Tensor,
         own_N: Tensor,
         floor_N: Tensor,
-        weights: Weights,
+        weights: PairWeights,
         tile: Tile,
     ) -> Tensor:
         parts = []

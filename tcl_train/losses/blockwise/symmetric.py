@@ -14,28 +14,28 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from tcl_train.losses.blockwise.tiles import Tile, Weights, choose, tile_for
-from tcl_train.losses.never_compiled import never_compiled
+from tcl_train.losses.blockwise.tiles import PairWeights, Tile, select_number, tile_for
+from tcl_train.losses.uncompiled import uncompiled
 
 # e^{s/tau} of unit rows stays in range, sums over a million rows included, up to this 1/tau.
 LARGEST_INVERSE_TAU = {torch.float32: 60.0, torch.float64: 600.0}
 
 
 def unit_rows_fit(dtype: torch.dtype, tau: float) -> bool:
-    """Whether :func:`log_denominator` can take unit rows at this temperature."""
+    """Whether :func:`symmetric_log_denominator` can take unit rows at this temperature."""
     return 1 / tau <= LARGEST_INVERSE_TAU[dtype]
 
 
-@never_compiled
-def log_denominator(
-    z_ND: Tensor, group_N: Tensor, weights: Weights, tile: Tile | None = None
+@uncompiled
+def symmetric_log_denominator(
+    z_ND: Tensor, group_N: Tensor, weights: PairWeights, tile: Tile | None = None
 ) -> Tensor:
     """log D of each row against all others, (N,); -inf where there is nothing to sum.
 
     Args:
         z_ND: unit rows, float32 or float64, sorted by group.
         group_N: int64, ascending; rows with one value are positives of each other.
-        weights: with a temperature for which :func:`unit_rows_fit`.
+        weights: with a temperature for which `:func:`normalize_rows_rows_fit`.
         tile: the largest block; None chooses for the device.
     """
     tile = tile or tile_for(z_ND.device)
@@ -85,7 +85,7 @@ class _Whole(torch.autograd.Function):
     """All in one block: few operations, which is what counts for a small batch."""
 
     @staticmethod
-    def forward(ctx: Any, z_ND: Tensor, group_N: Tensor, weights: Weights) -> Tensor:
+    def forward(ctx: Any, z_ND: Tensor, group_N: Tensor, weights: PairWeights) -> Tensor:
         block = _Block(0, len(z_ND), 0, len(z_ND), True)
         logit_NN = _logits_of_unit_rows(z_ND, z_ND, weights.tau)
         terms = _terms(logit_NN, block, group_N, weights)
@@ -105,7 +105,9 @@ class _Whole(torch.autograd.Function):
 
 class _Symmetric(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, z_ND: Tensor, group_N: Tensor, weights: Weights, tile: Tile) -> Tensor:
+    def forward(
+        ctx: Any, z_ND: Tensor, group_N: Tensor, weights: PairWeights, tile: Tile
+    ) -> Tensor:
         d_N = z_ND.new_zeros(len(z_ND))
         buffer = z_ND.new_empty(tile.rows * max(tile.rows, tile.columns))
         for block in _blocks(group_N, tile):
@@ -188,12 +190,12 @@ class _Terms(NamedTuple):
         return self.attraction_IJ.sub_(self.extra_IJ, alpha=self.k1 * self.tau)
 
 
-def _terms(logit_IJ: Tensor, block: _Block, group_N: Tensor, weights: Weights) -> _Terms:
+def _terms(logit_IJ: Tensor, block: _Block, group_N: Tensor, weights: PairWeights) -> _Terms:
     """Of a block with positives, from s/tau, which is used up."""
     positive_IJ = _masks(block, group_N)
     e_IJ = logit_IJ.exp()
-    if weights.positive != 1 or weights.negative != 1:
-        e_IJ.mul_(choose(positive_IJ, weights.positive, weights.negative, e_IJ))
+    if weights.negative != 1:
+        e_IJ.mul_(select_number(positive_IJ, 1.0, weights.negative, e_IJ))
     if block.i == block.j:
         e_IJ.fill_diagonal_(0)
     if not weights.k1:

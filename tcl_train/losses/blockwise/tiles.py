@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 
-class Weights(NamedTuple):
-    """What the terms of D are multiplied with, each >= 0, and the temperature."""
+class PairWeights(NamedTuple):
+    """The temperature, and what the terms of D are multiplied with, each >= 0: k1 of the positives'
+    extra term, `negative` of the negatives. The positives' own terms count once."""
 
     tau: float
-    positive: float = 1.0
     k1: float = 0.0
     negative: float = 1.0
 
@@ -37,6 +37,7 @@ def tile_for(device: torch.device) -> Tile:
     return TILES.get(device.type, TILES["cuda"])
 
 
-def choose(mask_IJ: Tensor, yes: float, no: float, like_IJ: Tensor) -> Tensor:
-    """torch.where of two numbers would be float32 whatever the rest is."""
+def select_number(mask_IJ: Tensor, yes: float, no: float, like_IJ: Tensor) -> Tensor:
+    """`yes` where the mask is true, else `no`, in the type of `like_IJ`; torch.where of two numbers
+    would be float32."""
     return torch.full_like(like_IJ, no).masked_fill_(mask_IJ, yes)

@@ -13,7 +13,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def never_compiled(function: Callable[P, T]) -> Callable[P, T]:
+def uncompiled(function: Callable[P, T]) -> Callable[P, T]:
     """`torch.compiler.disable`, which by itself loads the compiler: two seconds at the start of
     every run. Here that waits until something else has loaded it; before, nothing is compiled."""
     disabled: list[Callable[P, T]] = []
