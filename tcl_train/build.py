@@ -155,7 +155,7 @@ def build_augment(
     augment = Augment(presets["augment"], normalize, presets.get("second_view"))
     with _as_request_error(""):
         for size in view_sizes:
-            augment.at(size).check(data.image_size, data.image_size)
+            augment.with_size(size).check(data.image_size, data.image_size)
     return augment
 
 

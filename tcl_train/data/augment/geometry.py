@@ -12,9 +12,9 @@ from tcl_train import checks
 from tcl_train.data.augment.transform import (
     Parameters,
     Transform,
+    apply_to_chosen,
     as_float,
-    change_chosen,
-    choose,
+    draw_chosen,
     random_sides,
     truncated,
 )
@@ -160,10 +160,10 @@ class HorizontalFlip(Transform):
         self.p = checks.probability("p", p)
 
     def draw(self, count: int, height: int, width: int, g: torch.Generator) -> Parameters:  # noqa: ARG002
-        return {"flip": choose(g, self.p, count)}
+        return {"flip": draw_chosen(g, self.p, count)}
 
     def apply(self, x_NCHW: Tensor, parameters: Parameters, size: int) -> Tensor:  # noqa: ARG002
-        return change_chosen(x_NCHW, parameters["flip"], lambda x_MCHW: x_MCHW.flip(3))
+        return apply_to_chosen(x_NCHW, parameters["flip"], lambda x_MCHW: x_MCHW.flip(3))
 
 
 def affine(x_NCHW: Tensor, matrix_N23: Tensor) -> Tensor:

@@ -33,8 +33,8 @@ class Normalize:
         self.std_C11 = torch.tensor(std).view(-1, 1, 1)
         self._factor_C11, self._added_C11 = 1 / self.std_C11, -self.mean_C11 / self.std_C11
 
-    def at(self, size: int) -> Normalize:
-        """The same for another side."""
+    def with_size(self, size: int) -> Normalize:
+        """The same with another side of the output."""
         other = copy.copy(self)
         other.size = checks.integer("size", size, at_least=1)
         return other
@@ -132,11 +132,11 @@ class Augment:
                     self.normalize.write(view_NCHW, result_NCSS[begin : begin + len(view_NCHW)])
         return result_NCSS
 
-    def at(self, size: int | None) -> Augment:
-        """The same for views of another side; None: as it is."""
+    def with_size(self, size: int | None) -> Augment:
+        """The same with another side of the views; None: as it is."""
         if size is None or size == self.normalize.size:
             return self
-        return Augment(self.transforms, self.normalize.at(size), self.second)
+        return Augment(self.transforms, self.normalize.with_size(size), self.second)
 
     def check(self, height: int, width: int) -> None:
         """Raises ValueError, naming the transform, if images of this size will not do."""
