@@ -21,8 +21,8 @@ from torch import nn
 
 from tcl_train import checks
 from tcl_train.data.augment import Augment
-from tcl_train.data.augment.pipeline import Normalize
 from tcl_train.data.dataset import DataSet, ReadOptions
+from tcl_train.data.normalize import Normalize
 from tcl_train.engine.optimizers import Optimizer
 from tcl_train.engine.schedule import Schedule, by_epoch
 from tcl_train.errors import RequestError

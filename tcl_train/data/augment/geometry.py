@@ -188,16 +188,3 @@ def affine(x_NCHW: Tensor, matrix_N23: Tensor) -> Tensor:
         x_NCHW.float(), grid_NHW2, mode="nearest", padding_mode="zeros", align_corners=False
     )
     return truncated(moved_NCHW)
-
-
-def centre_crop(x_NCHW: Tensor, size: int) -> Tensor:
-    """The middle `size` x `size` pixels."""
-    height, width = x_NCHW.shape[2:]
-    check_room(height, width, size)
-    top, left = (height - size) // 2, (width - size) // 2
-    return x_NCHW[:, :, top : top + size, left : left + size]
-
-
-def check_room(height: int, width: int, size: int) -> None:
-    if min(height, width) < size:
-        raise ValueError(f"images of {height} x {width} pixels have no crop of {size}")

@@ -1,10 +1,11 @@
-"""Transforms in a row, views, normalisation, and every preset in configs/augment.
+"""Transforms in a row, views, and every preset in configs/augment.
 
 V: views; B: images; C: channels; H, W: rows and columns; N = V x B; S: side of the output.
 """
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from typing import Any
 
@@ -35,9 +36,8 @@ from tcl_train.data.augment import (
     TrivialAugment,
     pipeline,
 )
-from tcl_train.data.augment.pipeline import Normalize
 from tcl_train.data.augment.transform import Parameters, Transform
-from tcl_train.errors import RequestError
+from tcl_train.data.normalize import Normalize
 
 PRESETS = choices("augment")
 every_preset = pytest.mark.parametrize("preset", PRESETS)
@@ -250,27 +250,6 @@ def test_views_are_normalised_centre_crops_view_by_view(
     np.testing.assert_allclose(found_NCSS, expected_NCSS, rtol=1e-4, atol=1e-4)
 
 
-def test_what_was_normalised_can_be_looked_at() -> None:
-    for c in (1, 3):
-        x_BCHW = images(3, c, 8)
-        assert torch.equal(normalize(c, 8).undo(normalize(c, 8)(x_BCHW)), x_BCHW.expand(3, 3, 8, 8))
-
-
-def test_floats_are_normalised_as_they_are() -> None:
-    x_BCHW = images(3, 3, 8)
-    torch.testing.assert_close(normalize(3, 6)(x_BCHW), normalize(3, 6)(x_BCHW / 255))
-
-
-def test_one_mean_serves_three_channels() -> None:
-    """A grey set that is read from image folders has three channels and keeps its recipe's one
-    mean."""
-    grey = Normalize(size=8, mean=[0.3], std=[0.2])
-    three = Normalize(size=8, mean=[0.3] * 3, std=[0.2] * 3)
-    x_BCHW = images(3, 1, 8)
-    for c in (1, 3):
-        assert torch.equal(grey(x_BCHW.expand(3, c, 8, 8)), three(x_BCHW.expand(3, c, 8, 8)))
-
-
 # ------------------------------------------------------------------ views that differ in kind
 
 
@@ -362,48 +341,39 @@ def test_a_transform_that_asks_is_noticed() -> None:
 def test_images_smaller_than_encoders_see_are_scaled_or_refused(
     preset: str, side: int, size: int
 ) -> None:
-    """As for `dataset=mnist dataset.image_size=32`."""
-    try:
-        found_NCSS = build(preset, 1, size)(images(2, 1, side), views=2, generator=seeded(0))
-    except (ValueError, RequestError) as error:
-        said = str(error)
-    else:
-        said = f"{size} {side}"
+    """As for `dataset=mnist dataset.image_size=32`: resized crops scale them, and padding may make
+    room for a crop."""
+    augment, x_BCHW = build(preset, 1, size), images(2, 1, side)
+    crop = augment.transforms.get("crop")
+    padding = crop.padding if isinstance(crop, PadCrop) else 0
+    if isinstance(crop, RandomResizedCrop) or side + 2 * padding >= size:
+        found_NCSS = augment(x_BCHW, views=2, generator=seeded(0))
         assert found_NCSS.shape == (4, 3, size, size)
-    assert str(size) in said
-    assert str(side) in said
+        return
+    message = f"images of {side} x {side} pixels have no crop of {size}"
+    if padding:
+        message = (
+            f"augment.crop: images of {side} x {side} pixels, padded by {padding}, "
+            f"have no crop of {size}"
+        )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        augment(x_BCHW, views=2, generator=seeded(0))
 
 
-@pytest.mark.parametrize(("side", "size"), [(8, 9), (8, 16), (28, 32)])
-def test_evaluation_does_not_cut_a_corner_of_images_smaller_than_encoders_see(
-    side: int, size: int
-) -> None:
-    x_NCHW = images(2, 1, side)
-    try:
-        found_NCSS = normalize(1, size)(x_NCHW)
-    except (ValueError, RequestError) as error:
-        said = str(error)
-    else:
-        said = f"{size} {side}"
-        assert found_NCSS.shape == (2, 3, size, size)
-    assert str(size) in said
-    assert str(side) in said
+def test_a_size_that_only_the_second_view_cannot_have_names_it() -> None:
+    augment = Augment({"crop": RandomResizedCrop()}, normalize(3, 32), {"crop": PadCrop(2)})
+    with pytest.raises(ValueError, match=r"^second_view\.crop: images of 16 x 16 pixels, padded"):
+        augment(images(2, 3, 16), views=2, generator=seeded(0))
 
 
-@pytest.mark.parametrize(
-    ("keys", "name"),
-    [
-        ({"mean": [0.5, 0.5]}, "mean"),
-        ({"mean": [float("nan")] * 3}, "mean"),
-        ({"std": [0.2, 0.2]}, "std"),
-        ({"std": [0.2, 0.0, 0.2]}, "std"),
-        ({"std": [-0.2] * 3}, "std"),
-        ({"size": 0}, "size"),
-    ],
-)
-def test_a_setting_of_the_normalisation_out_of_range_is_named(
-    keys: dict[str, Any], name: str
-) -> None:
-    usual = {"size": 8, "mean": [0.5] * 3, "std": [0.2] * 3}
-    with pytest.raises((ValueError, TypeError, RequestError), match=name):
-        Normalize(**{**usual, **keys})
+def test_views_may_be_made_of_another_size() -> None:
+    """The same crops, at another resolution."""
+    augment, x_BCHW = build("crop", 3, 16), images(4, 3, 16)
+    smaller = augment.with_size(8)
+    found_NCSS = smaller(x_BCHW, views=2, generator=seeded(0))
+    assert torch.equal(found_NCSS, build("crop", 3, 8)(x_BCHW, views=2, generator=seeded(0)))
+    assert augment(x_BCHW, views=2, generator=seeded(0)).shape == (8, 3, 16, 16)
+    assert augment.with_size(None) is augment
+    second = Augment({}, normalize(3, 16), {"flip": HorizontalFlip(1.0)}).with_size(8)
+    same_BCSS, flipped_BCSS = second(x_BCHW, views=2, generator=seeded(0)).chunk(2)
+    assert torch.equal(flipped_BCSS, same_BCSS.flip(3))
