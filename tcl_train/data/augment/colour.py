@@ -140,24 +140,6 @@ def grey(x_NCHW: Tensor) -> Tensor:
     return luma_N1HW.add_(g, alpha=GREY_WEIGHTS[1]).add_(b, alpha=GREY_WEIGHTS[2])
 
 
-def _blend(x_NCHW: Tensor, other: Tensor | float, factor_N111: Tensor) -> Tensor:
-    return (factor_N111 * x_NCHW + (1 - factor_N111) * other).clamp_(0, 1)
-
-
-def adjust_brightness(x_NCHW: Tensor, factor_N111: Tensor) -> Tensor:
-    return _blend(x_NCHW, 0.0, factor_N111)
-
-
-def adjust_contrast(x_NCHW: Tensor, factor_N111: Tensor) -> Tensor:
-    return _blend(x_NCHW, grey(x_NCHW).mean((1, 2, 3), keepdim=True), factor_N111)
-
-
-def adjust_saturation(x_NCHW: Tensor, factor_N111: Tensor) -> Tensor:
-    if x_NCHW.shape[1] == 1:
-        return x_NCHW
-    return _blend(x_NCHW, grey(x_NCHW), factor_N111)
-
-
 def adjust_hue(x_NCHW: Tensor, shift_N111: Tensor) -> Tensor:
     """Turns the hue of HSV by `shift` turns.
 

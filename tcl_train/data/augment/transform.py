@@ -99,11 +99,6 @@ def truncated(x_NCHW: Tensor) -> Tensor:
     return x_NCHW.to(torch.int16).to(torch.uint8)
 
 
-def per_image(value_N: Tensor, x_NCHW: Tensor) -> Tensor:
-    """A value an image, shaped and placed to combine with the images."""
-    return value_N.to(x_NCHW.device, non_blocking=True).view(-1, 1, 1, 1)
-
-
 def to_numpy(value: Tensor) -> np.ndarray:
     """A CPU parameter as an array, to decide by. (Tensor.numpy would do, but not under a
     FakeTensorMode, which is how tests see that `apply` asks nothing of the device.)"""
