@@ -179,8 +179,8 @@ def affine(x_NCHW: Tensor, matrix_N23: Tensor) -> Tensor:
     right_W = torch.arange(w, device=device) - (w - 1) / 2
     # In the unit of grid_sample the image reaches from -1 to 1. Sums rather than a matrix product,
     # which a GPU may carry out in half precision.
-    unit_21 = torch.tensor([[2 / w], [2 / h]], device=device)
-    across_N2, along_N2, shift_N2 = (matrix_N23 * unit_21).unbind(2)
+    x_N3, y_N3 = matrix_N23.unbind(1)
+    across_N2, along_N2, shift_N2 = torch.stack([x_N3 * (2 / w), y_N3 * (2 / h)], 1).unbind(2)
     moved_N2H1 = along_N2[..., None, None] * down_H1 + shift_N2[..., None, None]
     grid_N2HW = across_N2[..., None, None] * right_W + moved_N2H1
     grid_NHW2 = grid_N2HW.permute(0, 2, 3, 1)

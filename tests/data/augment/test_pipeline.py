@@ -6,6 +6,8 @@ V: views; B: images; C: channels; H, W: rows and columns; N = V x B; S: side of 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import cache
 from typing import Any
 
@@ -297,27 +299,39 @@ def test_processes_may_draw_for_all_and_apply_their_share() -> None:
 # ------------------------------------------------------------------ never waiting for the device
 
 
-def on_a_fake_gpu(augment: Augment, channels: int) -> Tensor:
-    """Fake tensors have shapes and no values: whatever asks for one of a device's fails."""
-    drawn = augment.draw(6, 40, 40, views=2, generator=seeded(0))
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        x_BCHW = torch.empty(6, channels, 40, 40, dtype=torch.uint8, device="cuda")
-        return augment.apply(x_BCHW, drawn, views=2)
+@pytest.fixture
+def on_a_fake_gpu(
+    no_waiting_copies: Callable[[], AbstractContextManager[Any]],
+) -> Callable[[Augment, int], Tensor]:
+    """Fake tensors have shapes and no values: whatever asks for one of a device's fails. Copies
+    that wait for the device fail, too."""
+
+    def apply(augment: Augment, channels: int) -> Tensor:
+        drawn = augment.draw(6, 40, 40, views=2, generator=seeded(0))
+        with FakeTensorMode(allow_non_fake_inputs=True), no_waiting_copies():
+            x_BCHW = torch.empty(6, channels, 40, 40, dtype=torch.uint8, device="cuda")
+            return augment.apply(x_BCHW, drawn, views=2)
+
+    return apply
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 @every_preset
-def test_applying_a_preset_asks_nothing_of_the_device(preset: str, channels: int) -> None:
+def test_applying_a_preset_asks_nothing_of_the_device(
+    preset: str, channels: int, on_a_fake_gpu: Callable[[Augment, int], Tensor]
+) -> None:
     found_NCSS = on_a_fake_gpu(build(preset, channels, 32), channels)
     assert found_NCSS.shape == (12, 3, 32, 32)
     assert found_NCSS.device.type == "cuda"
 
 
 @every_transform
-def test_applying_a_transform_asks_nothing_of_the_device(name: str) -> None:
+def test_applying_a_transform_asks_nothing_of_the_device(
+    name: str, no_waiting_copies: Callable[[], AbstractContextManager[Any]]
+) -> None:
     transform = TRANSFORMS[name]
     parameters = transform.draw(16, 40, 40, seeded(0))
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    with FakeTensorMode(allow_non_fake_inputs=True), no_waiting_copies():
         x_NCHW = torch.empty(16, 3, 40, 40, dtype=torch.uint8, device="cuda")
         assert transform.apply(x_NCHW, parameters, 32).device.type == "cuda"
 
@@ -327,9 +341,17 @@ class Asking(Note):
         return x_NCHW[: int(x_NCHW.max())]
 
 
-def test_a_transform_that_asks_is_noticed() -> None:
-    augment = Augment({"asking": Asking([], 1)}, normalize(3, 32))
-    with pytest.raises(DataDependentOutputException):
+class Copying(Note):
+    def apply(self, x_NCHW: Tensor, parameters: Parameters, size: int) -> Tensor:
+        return x_NCHW + parameters["add"].to(x_NCHW.device).view(-1, 1, 1, 1)
+
+
+@pytest.mark.parametrize("kind", [Asking, Copying])
+def test_a_transform_that_waits_is_noticed(
+    kind: type[Note], on_a_fake_gpu: Callable[[Augment, int], Tensor]
+) -> None:
+    augment = Augment({"waiting": kind([], 1)}, normalize(3, 32))
+    with pytest.raises((DataDependentOutputException, AssertionError), match=r"scalar|to cuda"):
         on_a_fake_gpu(augment, 3)
 
 
