@@ -17,6 +17,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
@@ -42,6 +43,13 @@ TINY = {
     "random_encoder_baseline": "false",
     "probe.l2": "[1e-3]",
 }
+
+
+# Property tests draw the same examples each time, so that a change is to blame where one fails.
+# scripts/fuzz.sh draws new ones.
+hypothesis.settings.register_profile("steady", deadline=None, derandomize=True, database=None)
+hypothesis.settings.register_profile("fuzz", deadline=None, derandomize=False, database=None)
+hypothesis.settings.load_profile("steady")
 
 
 # ------------------------------------------------------------------ the machine
