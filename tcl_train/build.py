@@ -28,9 +28,9 @@ from torch import nn
 
 from tcl_train import checks
 from tcl_train.data.augment import Augment
-from tcl_train.data.augment.pipeline import Normalize
 from tcl_train.data.dataset import DataSet, ReadOptions
 from tcl_train.data.loader import Loader
+from tcl_train.data.normalize import Normalize
 from tcl_train.engine.fit import Trainer
 from tcl_train.engine.optimizers import Optimizer
 from tcl_train.engine.schedule import Schedule, by_epoch
@@ -358,7 +358,7 @@ def build_augment(
     augment = Augment(presets["augment"], normalize, presets.get("second_view"))
     with _as_request_error(""):
         for size in view_sizes:
-            augment.at(size).check(data.image_size, data.image_size)
+            augment.with_size(size).check(data.image_size, data.image_size)
     return augment
 
 

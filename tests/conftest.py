@@ -17,11 +17,15 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
 from omegaconf import DictConfig
 from PIL import Image
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from tcl_train.data.dataset import DataSet, Split
 from tcl_train.data.images import ArrayImages
@@ -39,6 +43,13 @@ TINY = {
     "random_encoder_baseline": "false",
     "probe.l2": "[1e-3]",
 }
+
+
+# Property tests draw the same examples each time, so that a change is to blame where one fails.
+# scripts/fuzz.sh draws new ones.
+hypothesis.settings.register_profile("steady", deadline=None, derandomize=True, database=None)
+hypothesis.settings.register_profile("fuzz", deadline=None, derandomize=False, database=None)
+hypothesis.settings.load_profile("steady")
 
 
 # ------------------------------------------------------------------ the machine
@@ -314,6 +325,53 @@ def finished(
     out, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
     return Finished(Outcome(process.returncode, out, err), RunDir(directory))
+
+
+# ------------------------------------------------------------------ a device that nobody waits for
+
+
+class WaitingCopy(AssertionError):
+    """A copy for which the host waits."""
+
+
+class NoWaitingCopies(TorchDispatchMode):
+    """Raises WaitingCopy for a copy between the CPU and another device that the host waits for:
+    every copy to the CPU, and one from it that is not non_blocking. Copies inside an operation are
+    seen where its arguments show them, as an index of the CPU beside a tensor of the device. A CPU
+    tensor without dimensions needs no copy: the host reads it and passes its value on; but for
+    torch.where, which copies it."""
+
+    COPIES = (torch.ops.aten._to_copy, torch.ops.aten.copy_)
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+        if func.overloadpacket in self.COPIES:
+            source, target = given[-1].device.type, result.device.type
+            to_device = source == "cpu" != target
+            to_host = target == "cpu" != source
+            if to_host or (to_device and not _is_non_blocking(func, args, kwargs)):
+                raise WaitingCopy(f"{func} from {source} to {target}")
+        elif {x.device.type for x in given} > {"cpu"}:
+            copies_scalars = func.overloadpacket is torch.ops.aten.where
+            for x in given:
+                if x.device.type == "cpu" and (x.ndim > 0 or copies_scalars):
+                    raise WaitingCopy(f"{func} with a tensor of the CPU, {tuple(x.shape)}")
+        return result
+
+
+def _is_non_blocking(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    names = [argument.name for argument in func._schema.arguments]
+    return bool({**dict(zip(names, args, strict=False)), **kwargs}.get("non_blocking"))
+
+
+@pytest.fixture(scope="session")
+def no_waiting_copies() -> type[NoWaitingCopies]:
+    """`with no_waiting_copies():` below a FakeTensorMode: copies that wait for the device raise."""
+    return NoWaitingCopies
 
 
 # ------------------------------------------------------------------ image folders

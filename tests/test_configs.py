@@ -23,9 +23,9 @@ from tcl_train.cli.choices import choices, config_dir
 from tcl_train.cli.compose import compose_run
 from tcl_train.data import named
 from tcl_train.data.augment import Augment
-from tcl_train.data.augment.pipeline import Normalize
 from tcl_train.data.dataset import Split
 from tcl_train.data.images import ArrayImages
+from tcl_train.data.normalize import Normalize
 from tcl_train.evaluation.features import extract
 from tcl_train.evaluation.probe import ProbeInput
 from tcl_train.runtime.device import Runtime

@@ -120,7 +120,8 @@ class Trainer:
         self.set_learning_rate()
         draw = generator(self.seed, "augment", self.step)
         with record_function("augment"):
-            augment = self.augment.at(self.view_size(self.step // self.loader.steps_per_epoch))
+            epoch = self.step // self.loader.steps_per_epoch
+            augment = self.augment.with_size(self.view_size(epoch))
             views_NCHW = augment(batch.images_BCHW, views=self.views, generator=draw)
         with self.runtime.autocast():
             step = self.method(views_NCHW, batch.labels_B)

@@ -10,8 +10,8 @@ from typing import Any
 from torch import nn
 
 from tcl_train.data.augment import Augment
-from tcl_train.data.augment.pipeline import Normalize
 from tcl_train.data.dataset import DataSet
+from tcl_train.data.normalize import Normalize
 from tcl_train.evaluation.features import MirrorMean, accuracy, apply_frozen, extract
 from tcl_train.evaluation.knn import NEIGHBOURS, TEMPERATURE, knn_top1
 from tcl_train.evaluation.probe import Probe, ProbeInput

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from tcl_train.data.augment.pipeline import Normalize
 from tcl_train.data.dataset import Split
+from tcl_train.data.normalize import Normalize
 from tcl_train.runtime.device import Runtime
 
 BATCH_SIZE = 500

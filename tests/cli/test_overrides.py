@@ -16,7 +16,7 @@ names = st.text(
     min_size=1,
     max_size=12,
 )
-steady = settings(max_examples=150, deadline=None, derandomize=True, database=None)
+steady = settings(max_examples=150)
 
 
 def read(words: list[str]) -> object:

@@ -34,7 +34,7 @@ SaveNoise = Callable[..., np.ndarray]
 AllImages = Callable[[Any], torch.Tensor]
 
 TWO_CLASSES = {"train": {"cat": 3, "dog": 2}, "test": {"cat": 1, "dog": 2}}
-steady = settings(max_examples=30, deadline=None, derandomize=True, database=None)
+steady = settings(max_examples=30)
 
 
 def labels(data: DataSet, split: str) -> list[int]:

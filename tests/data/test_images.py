@@ -28,7 +28,7 @@ from tcl_train.errors import RequestError
 CPU = torch.device("cpu")
 ORIENTATION = 0x0112  # the EXIF tag
 
-steady = settings(max_examples=80, deadline=None, derandomize=True, database=None)
+steady = settings(max_examples=80)
 
 
 def noise(height: int, width: int, seed: int = 0) -> np.ndarray:

@@ -20,7 +20,7 @@ from tcl_train.data.loader import Batch, Loader, prefetch
 from tcl_train.errors import RequestError
 
 CPU = torch.device("cpu")
-steady = settings(max_examples=40, deadline=None, derandomize=True, database=None)
+steady = settings(max_examples=40)
 
 
 def numbered(count: int, labels_N: Any = None) -> Split:

@@ -18,7 +18,7 @@ from tcl_train.data import statistics
 from tcl_train.data.images import ArrayImages, FileImages
 from tcl_train.data.statistics import channel_statistics
 
-steady = settings(max_examples=60, deadline=None, derandomize=True, database=None)
+steady = settings(max_examples=60)
 
 
 def noise(count: int, channels: int, side: int, seed: int = 0) -> np.ndarray:

@@ -97,7 +97,7 @@ spans = st.lists(
 )
 
 
-@settings(max_examples=50, deadline=None, derandomize=True, database=None)
+@settings(max_examples=50)
 @given(spans=spans, data=st.data())
 def test_a_meter_that_was_stored_goes_on_as_if_nothing_had_been(
     spans: list[tuple[int, int, int]], data: st.DataObject

@@ -1,18 +1,28 @@
 """A step never waits for the device.
 
-Fake tensors have a shape and no values, so whatever would make the host wait for a device's values
-(`.item()`, an index by a mask, `nonzero`) raises. Two things can't be run so:
+There are two ways to wait. One is to ask for a value that the device computes (`.item()`, an index
+by a mask, `nonzero`): fake tensors have a shape and no values, so that this raises. The other is a
+copy between the CPU and the device that returns only when the device has done what was queued
+before: the fixture `no_waiting_copies` raises for those.
 
-- drawing the augmentation's parameters, which is the host's own work on tensors of the CPU: it is
-  done before, with real tensors;
-- autocast, a backward pass and an optimiser step on fake CUDA tensors, which want the driver: the
-  whole step is run with fake CPU tensors, and up to the loss with fake CUDA ones.
+What is run so, and what is not:
+
+- The augmentation's parameters are the host's own work on tensors of the CPU; they are drawn
+  before, with real tensors.
+- Autograd's engine wants a driver for CUDA tensors. A whole step is run with fake CPU tensors; with
+  fake CUDA ones all but the engine: the forward pass, the backward passes that are written in this
+  package, the gradient scaler, and the optimiser's step after made-up gradients.
+- A copy from the CPU with non_blocking=True counts as one that does not wait. CUDA promises that of
+  pinned memory only, where the loader's images from workers are. The augmentation's parameters,
+  indices and labels (a few kilobytes a step) are not pinned: there the host waits at least until
+  the driver has taken a copy. With fake tensors it can't be seen whether memory is pinned.
+- What cuDNN, cuBLAS or the allocator do inside an operation is not seen.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,11 +35,17 @@ from torch._subclasses import FakeTensorMode
 from torch._subclasses.fake_tensor import DataDependentOutputException
 
 from tcl_train import build as configs
-from tcl_train.data.loader import Batch
+from tcl_train.data import images as images_module
+from tcl_train.data.dataset import Split
+from tcl_train.data.images import ArrayImages, FileImages
+from tcl_train.data.loader import Batch, Loader
 from tcl_train.engine.fit import Trainer
+from tcl_train.engine.optimizers import MomentumOptimizer
 from tcl_train.losses import blockwise
-from tcl_train.methods.method import StepOutput
+from tcl_train.runtime import device as device_module
 from tcl_train.runtime.device import Runtime
+
+NoWaiting = Callable[[], AbstractContextManager[Any]]
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 BATCH, SIDE = 6, 16
@@ -52,13 +68,14 @@ def fake_trainer(config: DictConfig, device: str) -> Iterator[tuple[Trainer, Bat
     generator = torch.Generator().manual_seed(0)
     drawn = augment.draw(BATCH, SIDE, SIDE, views=settings.views, generator=generator)
     augment.draw = lambda *_, **__: drawn  # type: ignore[method-assign]
-    # Autocast to a GPU's precisions wants the driver, too.
-    runtime = Runtime(device="cpu", precision="bf16" if device == "cpu" else "fp32", compile=False)
-    runtime.device = torch.device(device)
+    runtime = Runtime(device=device, precision=config.precision, compile=False)
     loss = configs.build_loss(config)
-    with FakeTensorMode(allow_non_fake_inputs=True), torch.device(device):
-        encoder = configs.build_encoder(config, image_size=SIDE)
-        method = configs.build_method(config, encoder=encoder, loss=loss, num_classes=3)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        with torch.device(device):
+            encoder = configs.build_encoder(config, image_size=SIDE)
+            method = configs.build_method(config, encoder=encoder, loss=loss, num_classes=3)
+            images_BCHW = torch.empty(BATCH, 3, SIDE, SIDE, dtype=torch.uint8)
+            labels_B = torch.empty(BATCH, dtype=torch.int64)
         trainer = Trainer(
             method=method,
             loader=OneEpoch(),  # type: ignore[arg-type]
@@ -73,13 +90,50 @@ def fake_trainer(config: DictConfig, device: str) -> Iterator[tuple[Trainer, Bat
             lr=0.1,
             log_every=1,
         )
-        images_BCHW = torch.empty(BATCH, 3, SIDE, SIDE, dtype=torch.uint8)
-        yield trainer, Batch(images_BCHW, torch.empty(BATCH, dtype=torch.int64))
+        yield trainer, Batch(images_BCHW, labels_B)
 
 
-def step_up_to_the_loss(trainer: Trainer, batch: Batch) -> StepOutput:
-    trainer.runtime.update = lambda *_: None  # type: ignore[method-assign]
-    return trainer.train_step(batch)
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU for which a runtime and autocast can be built, but nothing can run on it."""
+    monkeypatch.setattr(device_module, "choose_device", torch.device)
+    monkeypatch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)  # which a runtime sets
+
+
+class Context:
+    """What an autograd function keeps for its backward pass."""
+
+    def save_for_backward(self, *tensors: Tensor) -> None:
+        self.saved_tensors = tensors
+
+
+@pytest.fixture
+def without_autograd(gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Autograd functions of this package go backward at once, with gradients that nobody takes; the
+    gradients of the weights are made up."""
+
+    def forward_and_backward(function: Any, *args: Any) -> Tensor:
+        context = Context()
+        with torch.no_grad():
+            value = function.forward(context, *args)
+            function.backward(context, torch.empty_like(value))
+        return value
+
+    monkeypatch.setattr(torch.autograd.Function, "apply", classmethod(forward_and_backward))
+    # The one operation of a step that fake CUDA tensors don't have.
+    monkeypatch.setattr(torch, "_fused_sgd_", lambda *_, **__: None)
+    monkeypatch.setattr(Tensor, "backward", lambda _: None)
+
+
+def make_up_gradients(trainer: Trainer) -> None:
+    """Where the optimiser would have cleared them."""
+    trainer.optimizer.zero_grad = lambda **_: None  # type: ignore[method-assign]
+    for p in trainer.method.parameters():
+        p.grad = torch.empty_like(p)
+
+
+# ------------------------------------------------------------------ a step
 
 
 @pytest.mark.parametrize(
@@ -88,7 +142,7 @@ def step_up_to_the_loss(trainer: Trainer, batch: Batch) -> StepOutput:
     + [f"optimizer={optimizer}" for optimizer in choices("optimizer")],
 )
 def test_a_whole_step(compose_tiny: Callable[..., DictConfig], word: str) -> None:
-    config = compose_tiny(word, "augment=simaug")
+    config = compose_tiny(word, "augment=simaug", "precision=bf16")
     with fake_trainer(config, "cpu") as (trainer, batch):
         before = [p.grad for p in trainer.method.parameters()]
         step = trainer.train_step(batch)
@@ -98,26 +152,108 @@ def test_a_whole_step(compose_tiny: Callable[..., DictConfig], word: str) -> Non
         assert trainer.optimizer.state
 
 
+@pytest.mark.usefixtures("without_autograd")
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("whole", [0, 100], ids=["many blocks", "one block"])
 @pytest.mark.parametrize("loss", choices("loss"))
-def test_up_to_the_loss_on_a_gpu(
+def test_a_step_on_a_gpu(
     compose_tiny: Callable[..., DictConfig],
     loss: str,
     whole: int,
+    precision: str,
     monkeypatch: pytest.MonkeyPatch,
+    no_waiting_copies: NoWaiting,
 ) -> None:
     """A tensor made on the wrong device would be noticed, too."""
     monkeypatch.setitem(blockwise.TILES, "cuda", blockwise.Tile(4, 4, whole))
-    config = compose_tiny(f"loss={loss}", "augment=simaug")
+    config = compose_tiny(f"loss={loss}", "augment=simaug", f"precision={precision}")
     with fake_trainer(config, "cuda") as (trainer, batch):
-        assert step_up_to_the_loss(trainer, batch).loss.device.type == "cuda"
+        make_up_gradients(trainer)
+        with no_waiting_copies():
+            step = trainer.train_step(batch)
+        assert step.loss.device.type == "cuda"
+        assert step.loss.dtype == torch.float32
+        encoded = torch.float32 if precision == "fp32" else torch.float16
+        assert step.rows_ND.dtype == encoded
 
 
-@pytest.mark.parametrize("encoder", choices("encoder"))
-def test_every_encoder_on_a_gpu(compose_tiny: Callable[..., DictConfig], encoder: str) -> None:
-    config = compose_tiny(f"encoder={encoder}")
+@pytest.mark.usefixtures("without_autograd")
+@pytest.mark.parametrize("optimizer", choices("optimizer"))
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_an_update_on_a_gpu(
+    compose_tiny: Callable[..., DictConfig],
+    optimizer: str,
+    precision: str,
+    no_waiting_copies: NoWaiting,
+) -> None:
+    """With a gradient scaler, our own optimisers do wait: they do not take `found_inf` as torch's
+    fused ones do, so that the scaler asks for it before each step."""
+    config = compose_tiny(f"optimizer={optimizer}", f"precision={precision}")
     with fake_trainer(config, "cuda") as (trainer, batch):
-        assert step_up_to_the_loss(trainer, batch).rows_ND.device.type == "cuda"
+        make_up_gradients(trainer)
+        if precision == "fp16" and isinstance(trainer.optimizer, MomentumOptimizer):
+            with pytest.raises(DataDependentOutputException):
+                trainer.train_step(batch)
+            return
+        with no_waiting_copies():
+            trainer.train_step(batch)
+        assert len(trainer.optimizer.state) == len(list(trainer.method.parameters()))
+
+
+@pytest.mark.usefixtures("without_autograd")
+@pytest.mark.parametrize(
+    "word",
+    [f"{group}={name}" for group in ("encoder", "augment", "method") for name in choices(group)],
+)
+def test_every_choice_on_a_gpu(
+    compose_tiny: Callable[..., DictConfig],
+    word: str,
+    no_waiting_copies: NoWaiting,
+) -> None:
+    words = [word, "loss=ce"] if word == "method=cross_entropy" else [word]
+    with fake_trainer(compose_tiny(*words), "cuda") as (trainer, batch):
+        make_up_gradients(trainer)
+        with no_waiting_copies():
+            assert trainer.train_step(batch).rows_ND.device.type == "cuda"
+
+
+# ------------------------------------------------------------------ the loader
+
+
+def test_a_batch_of_images_in_memory(
+    no_waiting_copies: NoWaiting,
+) -> None:
+    """But for the first one, with which all images move to the device."""
+    cuda = torch.device("cuda")
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        images = ArrayImages(torch.empty(20, 3, SIDE, SIDE, dtype=torch.uint8))
+        split = Split(images, torch.empty(20, dtype=torch.int64))
+        loader = Loader(split, batch_size=BATCH, supervised=True, seed=0, device=cuda)
+        batches = loader._epoch(0, 0)
+        next(batches)
+        with no_waiting_copies():
+            for batch in batches:
+                assert {tensor.device.type for tensor in batch} == {"cuda"}
+
+
+def test_a_batch_of_decoded_images(
+    monkeypatch: pytest.MonkeyPatch,
+    no_waiting_copies: NoWaiting,
+) -> None:
+    """Pinning wants a driver: that it is asked for must do."""
+
+    def decoded(*_: Any, pin_memory: bool, **__: Any) -> list[Tensor]:
+        assert pin_memory
+        return [torch.empty(BATCH, 3, SIDE, SIDE, dtype=torch.uint8)]
+
+    monkeypatch.setattr(images_module, "DataLoader", decoded)
+    images, index_B = FileImages(["a.png"] * BATCH, SIDE, workers=0), torch.arange(BATCH)
+    with FakeTensorMode(allow_non_fake_inputs=True), no_waiting_copies():
+        (images_BCHW,) = images.batches([index_B], torch.device("cuda"))
+        assert images_BCHW.device.type == "cuda"
+
+
+# ------------------------------------------------------------------ what would be noticed
 
 
 class Asking(torch.nn.Module):
@@ -127,9 +263,53 @@ class Asking(torch.nn.Module):
         return z_ND.sum() * y_N.max().item()
 
 
+@pytest.mark.usefixtures("without_autograd")
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_a_loss_that_waits_is_noticed(compose_tiny: Callable[..., Any], device: str) -> None:
     with fake_trainer(compose_tiny(), device) as (trainer, batch):
         trainer.method.loss = Asking()
         with pytest.raises(DataDependentOutputException):
-            step_up_to_the_loss(trainer, batch)
+            trainer.train_step(batch)
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        lambda x: torch.tensor([1.0, 2.0], device=x.device),
+        lambda x: x.new_tensor([1.0]),
+        lambda x: x.copy_(torch.ones(3)),
+        lambda x: torch.ones(3).to(x.device),
+        lambda x: x[torch.arange(2)],
+        lambda x: x.cpu(),
+        lambda x: x.to("cpu", non_blocking=True),
+        lambda x: torch.where(x > 0, x, torch.tensor(0.0)),
+    ],
+)
+def test_a_copy_that_waits_is_noticed(
+    work: Callable[[Tensor], Any], no_waiting_copies: NoWaiting
+) -> None:
+    with FakeTensorMode():
+        x = torch.empty(3, device="cuda")
+        with no_waiting_copies(), pytest.raises(AssertionError, match=r"to cuda|to cpu|of the CPU"):
+            work(x)
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        lambda x: x.copy_(torch.ones(3), non_blocking=True),
+        lambda x: torch.ones(3).to(x.device, non_blocking=True),
+        lambda x: x * torch.tensor(2.0),
+        lambda x: torch.where(x > 0, x, 0.0),
+        lambda x: torch.full((2,), 3.0, device=x.device),
+        lambda x: x.clone().to(torch.float16),
+        lambda x: torch.ones(len(x), device="cpu").to(torch.float16),
+    ],
+)
+def test_what_does_not_wait_is_let_through(
+    work: Callable[[Tensor], Any], no_waiting_copies: NoWaiting
+) -> None:
+    with FakeTensorMode():
+        x = torch.empty(3, device="cuda")
+        with no_waiting_copies():
+            work(x)

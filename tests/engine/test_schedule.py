@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tcl_train.engine.schedule import Constant, Cosine, Linear, Step, by_epoch, warmup
 
-few = settings(max_examples=100, deadline=None, derandomize=True, database=None)
+few = settings(max_examples=100)
 KINDS = [Cosine, Linear, Step, Constant]
 whole_numbers = st.integers(1, 40)
 

@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tcl_train.data.augment import Augment
 from tcl_train.data.augment.geometry import HorizontalFlip
-from tcl_train.data.augment.pipeline import Augment, Normalize
 from tcl_train.data.dataset import DataSet, Split
 from tcl_train.data.images import ArrayImages
+from tcl_train.data.normalize import Normalize
 from tcl_train.evaluation.features import Features
 from tcl_train.runtime.device import Runtime
 

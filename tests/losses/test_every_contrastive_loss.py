@@ -19,7 +19,7 @@ from tcl_train.losses.pair_loss import dense_pairs
 
 many_blocks_too = pytest.mark.usefixtures("engine")
 # Time varies on a busy machine, and the same examples must be tried everywhere.
-few = settings(max_examples=30, deadline=None, derandomize=True, database=None)
+few = settings(max_examples=30)
 
 
 def rows(n, dimensions, seed):

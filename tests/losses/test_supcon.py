@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tcl_train.losses import SupCon
 
-few = settings(max_examples=50, deadline=None, derandomize=True, database=None)
+few = settings(max_examples=50)
 
 
 @few

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tcl_train.losses import TCL, SupCon
 
-few = settings(max_examples=40, deadline=None, derandomize=True, database=None)
+few = settings(max_examples=40)
 seeds = st.integers(0, 2**32 - 1)
 # Rows fewer than dimensions, so that a gradient by each similarity can be read off.
 labels_of_few = st.lists(st.integers(0, 2), min_size=3, max_size=8)

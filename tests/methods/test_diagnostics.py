@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tcl_train.methods.diagnostics import embedding_statistics
 
-few = settings(max_examples=60, deadline=None, derandomize=True, database=None)
+few = settings(max_examples=60)
 
 
 def rows(n, dimensions, seed):

@@ -26,7 +26,7 @@ def test_a_derived_seed_is_the_same_for_ever():
     assert derive(0, "order", 3) == 228_291_028_133_782_092
 
 
-@settings(max_examples=100, deadline=None, derandomize=True, database=None)
+@settings(max_examples=100)
 @given(seed=st.integers(), name=names)
 def test_a_derived_seed_fits_torchs_generators(seed, name):
     value = derive(seed, *name)
@@ -49,7 +49,7 @@ parts = st.one_of(
 )
 
 
-@settings(max_examples=300, deadline=None, derandomize=True, database=None)
+@settings(max_examples=300)
 @given(one=st.lists(parts, max_size=3), other=st.lists(parts, max_size=3))
 @example(["a/b"], ["a", "b"])
 @example(["a", 1], ["a", "1"])

@@ -13,9 +13,9 @@ from tcl_train.data.augment.levels import blend
 from tcl_train.data.augment.transform import (
     Parameters,
     Transform,
+    apply_to_chosen,
     as_float,
-    change_chosen,
-    choose,
+    draw_chosen,
     uniform,
 )
 
@@ -55,13 +55,13 @@ class GaussianBlur(Transform):
         return int(self.kernel) // 2
 
     def draw(self, count: int, height: int, width: int, g: torch.Generator) -> Parameters:  # noqa: ARG002
-        return {"sigma": uniform(g, *self.sigma, count), "blur": choose(g, self.p, count)}
+        return {"sigma": uniform(g, *self.sigma, count), "blur": draw_chosen(g, self.p, count)}
 
     def apply(self, x_NCHW: Tensor, parameters: Parameters, size: int) -> Tensor:
         height, width = x_NCHW.shape[2:]
         self.output_size(height, width, size)
         radius = self.radius(height, width)
-        return change_chosen(
+        return apply_to_chosen(
             as_float(x_NCHW),
             parameters["blur"],
             lambda x_MCHW, sigma_M: gaussian_blur(x_MCHW, sigma_M, radius),

@@ -13,11 +13,11 @@ from tcl_train import checks
 from tcl_train.data.augment.transform import (
     Parameters,
     Transform,
+    apply_by_group,
+    apply_to_chosen,
     as_float,
-    change_by_group,
-    change_chosen,
-    choose,
-    host,
+    draw_chosen,
+    to_numpy,
     uniform,
 )
 
@@ -57,18 +57,18 @@ class ColorJitter(Transform):
         return {
             "amount": torch.stack(amounts, 1),
             "order": torch.rand(count, 4, generator=g).argsort(1),
-            "chosen": choose(g, self.p, count),
+            "chosen": draw_chosen(g, self.p, count),
         }
 
     def apply(self, x_NCHW: Tensor, parameters: Parameters, size: int) -> Tensor:  # noqa: ARG002
         # Images are grouped by when hue's turn comes. The other three are one operation with
         # weights of their own for each image, so that four groups do for 24 orders.
         unchosen = 4
-        turn_N = host(parameters["order"]).argmax(1)  # HUE is the largest
-        turn_N[~host(parameters["chosen"]).astype(bool)] = unchosen
+        turn_N = to_numpy(parameters["order"]).argmax(1)  # HUE is the largest
+        turn_N[~to_numpy(parameters["chosen"]).astype(bool)] = unchosen
         jitters = [partial(_jittered, hue_turn=turn) for turn in range(4)]
         amounts = parameters["amount"], parameters["order"]
-        return change_by_group(as_float(x_NCHW), turn_N, [*jitters, None], *amounts)
+        return apply_by_group(as_float(x_NCHW), turn_N, [*jitters, None], *amounts)
 
 
 def _jittered(x_NCHW: Tensor, amount_N4: Tensor, order_N4: Tensor, *, hue_turn: int) -> Tensor:
@@ -103,11 +103,11 @@ class RandomGrayscale(Transform):
         self.p = checks.probability("p", p)
 
     def draw(self, count: int, height: int, width: int, g: torch.Generator) -> Parameters:  # noqa: ARG002
-        return {"grey": choose(g, self.p, count)}
+        return {"grey": draw_chosen(g, self.p, count)}
 
     def apply(self, x_NCHW: Tensor, parameters: Parameters, size: int) -> Tensor:  # noqa: ARG002
         x_NCHW = as_float(x_NCHW)
-        return change_chosen(
+        return apply_to_chosen(
             x_NCHW, parameters["grey"], lambda x_MCHW: grey(x_MCHW).expand_as(x_MCHW)
         )
 
@@ -120,11 +120,11 @@ class Solarize(Transform):
         self.p = checks.probability("p", p)
 
     def draw(self, count: int, height: int, width: int, g: torch.Generator) -> Parameters:  # noqa: ARG002
-        return {"solarize": choose(g, self.p, count)}
+        return {"solarize": draw_chosen(g, self.p, count)}
 
     def apply(self, x_NCHW: Tensor, parameters: Parameters, size: int) -> Tensor:  # noqa: ARG002
         threshold = self.threshold / 255
-        return change_chosen(
+        return apply_to_chosen(
             as_float(x_NCHW),
             parameters["solarize"],
             lambda x_MCHW: torch.where(x_MCHW >= threshold, 1 - x_MCHW, x_MCHW),
@@ -138,24 +138,6 @@ def grey(x_NCHW: Tensor) -> Tensor:
     r, g, b = (x_NCHW[:, i : i + 1] for i in range(3))
     luma_N1HW = r * GREY_WEIGHTS[0]
     return luma_N1HW.add_(g, alpha=GREY_WEIGHTS[1]).add_(b, alpha=GREY_WEIGHTS[2])
-
-
-def _blend(x_NCHW: Tensor, other: Tensor | float, factor_N111: Tensor) -> Tensor:
-    return (factor_N111 * x_NCHW + (1 - factor_N111) * other).clamp_(0, 1)
-
-
-def adjust_brightness(x_NCHW: Tensor, factor_N111: Tensor) -> Tensor:
-    return _blend(x_NCHW, 0.0, factor_N111)
-
-
-def adjust_contrast(x_NCHW: Tensor, factor_N111: Tensor) -> Tensor:
-    return _blend(x_NCHW, grey(x_NCHW).mean((1, 2, 3), keepdim=True), factor_N111)
-
-
-def adjust_saturation(x_NCHW: Tensor, factor_N111: Tensor) -> Tensor:
-    if x_NCHW.shape[1] == 1:
-        return x_NCHW
-    return _blend(x_NCHW, grey(x_NCHW), factor_N111)
 
 
 def adjust_hue(x_NCHW: Tensor, shift_N111: Tensor) -> Tensor:

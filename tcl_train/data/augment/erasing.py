@@ -11,8 +11,8 @@ from tcl_train import checks
 from tcl_train.data.augment.transform import (
     Parameters,
     Transform,
-    change_chosen,
-    choose,
+    apply_to_chosen,
+    draw_chosen,
     random_sides,
 )
 
@@ -52,7 +52,7 @@ class RandomErasing(Transform):
             "left": (torch.rand(count, generator=g) * (width - w_N + 1)).floor(),
             "height": h_N,
             "width": w_N,
-            "erase": choose(g, self.p, count) & fits_NT.any(1),
+            "erase": draw_chosen(g, self.p, count) & fits_NT.any(1),
         }
 
     def apply(self, x_NCHW: Tensor, parameters: Parameters, size: int) -> Tensor:  # noqa: ARG002
@@ -64,7 +64,7 @@ class RandomErasing(Transform):
             return x.masked_fill((rows_MH[:, :, None] & columns_MW[:, None, :])[:, None], value)
 
         box = (parameters[key] for key in ("top", "left", "height", "width"))
-        return change_chosen(x_NCHW, parameters["erase"], erased, *box)
+        return apply_to_chosen(x_NCHW, parameters["erase"], erased, *box)
 
 
 def _within(start_M: Tensor, length_M: Tensor, extent: int) -> Tensor:

@@ -12,9 +12,9 @@ from tcl_train import checks
 from tcl_train.data.augment.transform import (
     Parameters,
     Transform,
+    apply_to_chosen,
     as_float,
-    change_chosen,
-    choose,
+    draw_chosen,
     random_sides,
     truncated,
 )
@@ -160,10 +160,10 @@ class HorizontalFlip(Transform):
         self.p = checks.probability("p", p)
 
     def draw(self, count: int, height: int, width: int, g: torch.Generator) -> Parameters:  # noqa: ARG002
-        return {"flip": choose(g, self.p, count)}
+        return {"flip": draw_chosen(g, self.p, count)}
 
     def apply(self, x_NCHW: Tensor, parameters: Parameters, size: int) -> Tensor:  # noqa: ARG002
-        return change_chosen(x_NCHW, parameters["flip"], lambda x_MCHW: x_MCHW.flip(3))
+        return apply_to_chosen(x_NCHW, parameters["flip"], lambda x_MCHW: x_MCHW.flip(3))
 
 
 def affine(x_NCHW: Tensor, matrix_N23: Tensor) -> Tensor:
@@ -179,8 +179,8 @@ def affine(x_NCHW: Tensor, matrix_N23: Tensor) -> Tensor:
     right_W = torch.arange(w, device=device) - (w - 1) / 2
     # In the unit of grid_sample the image reaches from -1 to 1. Sums rather than a matrix product,
     # which a GPU may carry out in half precision.
-    unit_21 = torch.tensor([[2 / w], [2 / h]], device=device)
-    across_N2, along_N2, shift_N2 = (matrix_N23 * unit_21).unbind(2)
+    x_N3, y_N3 = matrix_N23.unbind(1)
+    across_N2, along_N2, shift_N2 = torch.stack([x_N3 * (2 / w), y_N3 * (2 / h)], 1).unbind(2)
     moved_N2H1 = along_N2[..., None, None] * down_H1 + shift_N2[..., None, None]
     grid_N2HW = across_N2[..., None, None] * right_W + moved_N2H1
     grid_NHW2 = grid_N2HW.permute(0, 2, 3, 1)
@@ -188,16 +188,3 @@ def affine(x_NCHW: Tensor, matrix_N23: Tensor) -> Tensor:
         x_NCHW.float(), grid_NHW2, mode="nearest", padding_mode="zeros", align_corners=False
     )
     return truncated(moved_NCHW)
-
-
-def centre_crop(x_NCHW: Tensor, size: int) -> Tensor:
-    """The middle `size` x `size` pixels."""
-    height, width = x_NCHW.shape[2:]
-    check_room(height, width, size)
-    top, left = (height - size) // 2, (width - size) // 2
-    return x_NCHW[:, :, top : top + size, left : left + size]
-
-
-def check_room(height: int, width: int, size: int) -> None:
-    if min(height, width) < size:
-        raise ValueError(f"images of {height} x {width} pixels have no crop of {size}")

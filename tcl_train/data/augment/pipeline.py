@@ -5,66 +5,15 @@ V: views; B: images; C: channels; H, W: rows and columns; N = V x B; S: side of 
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from tcl_train import checks
-from tcl_train.data.augment.geometry import centre_crop, check_room
 from tcl_train.data.augment.transform import Parameters, Transform
-
-
-class Normalize:
-    """Centre crop to `size`, (x - mean) / std, and grey images as three equal channels: float32,
-    (N, 3, size, size), channels-last. This alone is what evaluation applies."""
-
-    def __init__(self, *, size: int, mean: Sequence[float], std: Sequence[float]) -> None:
-        self.size = checks.integer("size", size, at_least=1)
-        for name, values in (("mean", mean), ("std", std)):
-            if len(values) not in (1, 3):
-                raise ValueError(f"{name} must have 1 or 3 values, one a channel, got {values}")
-            for value in values:
-                checks.number(name, value, above=0 if name == "std" else None)
-        self.mean_C11 = torch.tensor(mean).view(-1, 1, 1)
-        self.std_C11 = torch.tensor(std).view(-1, 1, 1)
-        self._factor_C11, self._added_C11 = 1 / self.std_C11, -self.mean_C11 / self.std_C11
-
-    def at(self, size: int) -> Normalize:
-        """The same for another side."""
-        other = copy.copy(self)
-        other.size = checks.integer("size", size, at_least=1)
-        return other
-
-    def __call__(self, x_NCHW: Tensor) -> Tensor:
-        result_NCSS = self.empty(len(x_NCHW), x_NCHW.device)
-        self.write(x_NCHW, result_NCSS)
-        return result_NCSS
-
-    def empty(self, count: int, device: torch.device) -> Tensor:
-        """For so many images."""
-        shape = (count, 3, self.size, self.size)
-        return torch.empty(shape, device=device, memory_format=torch.channels_last)
-
-    def write(self, x_NCHW: Tensor, result_NCSS: Tensor) -> None:
-        """Into part of a larger result."""
-        factor_C11, added_C11 = self._factor_C11, self._added_C11
-        if factor_C11.device != x_NCHW.device:
-            factor_C11 = factor_C11.to(x_NCHW.device, non_blocking=True)
-            added_C11 = added_C11.to(x_NCHW.device, non_blocking=True)
-        if x_NCHW.dtype == torch.uint8:
-            factor_C11 = factor_C11 / 255
-        x_NCSS = centre_crop(x_NCHW, self.size).float() * factor_C11
-        result_NCSS.copy_(x_NCSS.add_(added_C11))
-
-    def undo(self, x_NCHW: Tensor) -> Tensor:
-        """uint8 images of normalised ones, to look at."""
-        mean_C11, std_C11 = self.mean_C11.to(x_NCHW.device), self.std_C11.to(x_NCHW.device)
-        return (x_NCHW * std_C11 + mean_C11).mul_(255).round_().clamp_(0, 255).to(torch.uint8)
-
+from tcl_train.data.normalize import Normalize, check_room
 
 # On the CPU, a batch is worked through in parts that stay in the cache: so many values for each
 # thread. On other devices each part would cost launches, and the batch is one part.
@@ -72,7 +21,8 @@ VALUES_A_THREAD = 2**20
 
 
 class Augment:
-    """Transforms in the order in which they are named, then :class:`Normalize`.
+    """Transforms in the order in which they are named, then normalisation
+    (:class:`tcl_train.data.normalize.Normalize`).
 
         views_NCHW = augment(images_BCHW, views=2, generator=generator(seed, "augment", step))
 
@@ -132,11 +82,11 @@ class Augment:
                     self.normalize.write(view_NCHW, result_NCSS[begin : begin + len(view_NCHW)])
         return result_NCSS
 
-    def at(self, size: int | None) -> Augment:
-        """The same for views of another side; None: as it is."""
+    def with_size(self, size: int | None) -> Augment:
+        """The same with another side of the views; None: as it is."""
         if size is None or size == self.normalize.size:
             return self
-        return Augment(self.transforms, self.normalize.at(size), self.second)
+        return Augment(self.transforms, self.normalize.with_size(size), self.second)
 
     def check(self, height: int, width: int) -> None:
         """Raises ValueError, naming the transform, if images of this size will not do."""

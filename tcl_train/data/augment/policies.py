@@ -23,9 +23,9 @@ from tcl_train.data.augment.geometry import affine
 from tcl_train.data.augment.transform import (
     Parameters,
     Transform,
+    apply_by_group,
     as_uint8,
-    change_by_group,
-    host,
+    to_numpy,
 )
 
 # What an operation does to images, given a magnitude an image; those without are affine maps.
@@ -87,8 +87,8 @@ class _Policy(Transform):
 
     def apply(self, x_NCHW: Tensor, parameters: Parameters, size: int) -> Tensor:  # noqa: ARG002
         x_NCHW = as_uint8(x_NCHW)
-        operation_NK = host(parameters["operation"])
-        magnitude_NK = host(parameters["magnitude"])
+        operation_NK = to_numpy(parameters["operation"])
+        magnitude_NK = to_numpy(parameters["magnitude"])
         for operation_N, magnitude_N in zip(operation_NK.T, magnitude_NK.T, strict=True):
             x_NCHW = apply_operations(x_NCHW, operation_N, magnitude_N)
         return x_NCHW
@@ -100,16 +100,16 @@ def apply_operations(x_NCHW: Tensor, operation_N: np.ndarray, magnitude_N: np.nd
     matrix_N23 = affine_matrices(operation_N, magnitude_N, *x_NCHW.shape[2:])
     # One group for all affine operations: they are one operation with matrices of their own.
     group_N = np.where(is_affine_N, len(NAMES), operation_N)
-    changes: list[Callable[..., Tensor] | None] = [
-        None if change is None else _without_matrix(change) for change in OPERATIONS.values()
+    functions: list[Callable[..., Tensor] | None] = [
+        None if function is None else _without_matrix(function) for function in OPERATIONS.values()
     ]
-    changes.append(lambda x_MCHW, _, matrix_M23: affine(x_MCHW, matrix_M23))
+    functions.append(lambda x_MCHW, _, matrix_M23: affine(x_MCHW, matrix_M23))
     value_N = torch.from_numpy(magnitude_N.astype(np.float32))
-    return change_by_group(x_NCHW, group_N, changes, value_N, torch.from_numpy(matrix_N23))
+    return apply_by_group(x_NCHW, group_N, functions, value_N, torch.from_numpy(matrix_N23))
 
 
-def _without_matrix(change: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Tensor]:
-    return lambda x_MCHW, magnitude_M, _: change(x_MCHW, magnitude_M)
+def _without_matrix(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Tensor]:
+    return lambda x_MCHW, magnitude_M, _: function(x_MCHW, magnitude_M)
 
 
 def affine_matrices(

@@ -78,8 +78,8 @@ def random_sides(
     return (area_NT * ratio_NT).sqrt().round(), (area_NT / ratio_NT).sqrt().round()
 
 
-def choose(g: torch.Generator, p: float | tuple[float, ...], count: int) -> Tensor:
-    """Each of `count` images with probability p."""
+def draw_chosen(g: torch.Generator, p: float | tuple[float, ...], count: int) -> Tensor:
+    """Which of `count` images are changed: each with probability p."""
     return torch.rand(count, generator=g) < (p[0] if isinstance(p, tuple) else p)
 
 
@@ -99,59 +99,54 @@ def truncated(x_NCHW: Tensor) -> Tensor:
     return x_NCHW.to(torch.int16).to(torch.uint8)
 
 
-def per_image(value_N: Tensor, x_NCHW: Tensor) -> Tensor:
-    """A value an image, shaped and placed to combine with the images."""
-    return value_N.to(x_NCHW.device, non_blocking=True).view(-1, 1, 1, 1)
-
-
-def host(value: Tensor) -> np.ndarray:
+def to_numpy(value: Tensor) -> np.ndarray:
     """A CPU parameter as an array, to decide by. (Tensor.numpy would do, but not under a
     FakeTensorMode, which is how tests see that `apply` asks nothing of the device.)"""
     return np.array(value.tolist())
 
 
-def at(device: torch.device, array: np.ndarray) -> Tensor:
+def to_device(array: np.ndarray, device: torch.device) -> Tensor:
     """An array made on the CPU, on the images' device."""
     return torch.as_tensor(array).to(device, non_blocking=True)
 
 
-def change_chosen(
+def apply_to_chosen(
     x_NCHW: Tensor,
     chosen_N: Tensor,
-    change: Callable[..., Tensor],
+    function: Callable[..., Tensor],
     *values: Tensor,
 ) -> Tensor:
-    """`change(images, *values)` for the chosen images, given their rows of the values; the others
-    as they are."""
-    group_N = host(chosen_N).astype(np.int64)
+    """`function(images, *values)` for the chosen images, given their rows of the values; the
+    others as they are."""
+    group_N = to_numpy(chosen_N).astype(np.int64)
     if not group_N.any():
         return x_NCHW
-    return change_by_group(x_NCHW, group_N, [None, change], *values)
+    return apply_by_group(x_NCHW, group_N, [None, function], *values)
 
 
-def change_by_group(
+def apply_by_group(
     x_NCHW: Tensor,
     group_N: np.ndarray,
-    changes: Sequence[Callable[..., Tensor] | None],
+    functions: Sequence[Callable[..., Tensor] | None],
     *values: Tensor,
 ) -> Tensor:
-    """`changes[group](images, *values)` for the images of each group, given their rows of the
+    """`functions[group](images, *values)` for the images of each group, given their rows of the
     values; None leaves them as they are.
 
     Images are sorted by group, so that each group is a slice, and sorted back: two indices go to
-    the device, however many groups there are. The slices are copies, which `change` may write to.
+    the device, however many groups there are. The slices are copies, which a function may write to.
     """
     order_N = np.argsort(group_N, kind="stable")
-    counts = np.bincount(group_N, minlength=len(changes)).tolist()
+    counts = np.bincount(group_N, minlength=len(functions)).tolist()
     device = x_NCHW.device
-    there_N, back_N = at(device, np.stack([order_N, np.argsort(order_N)])).unbind(0)
+    there_N, back_N = to_device(np.stack([order_N, np.argsort(order_N)]), device).unbind(0)
     split = [
         value.to(device, non_blocking=True).index_select(0, there_N).split(counts)
         for value in (x_NCHW, *values)
     ]
     parts = [
-        part[0] if change is None else change(*part)
-        for change, count, part in zip(changes, counts, zip(*split, strict=True), strict=True)
+        part[0] if function is None else function(*part)
+        for function, count, part in zip(functions, counts, zip(*split, strict=True), strict=True)
         if count
     ]
     return torch.cat(parts).index_select(0, back_N)

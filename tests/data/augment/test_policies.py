@@ -6,6 +6,8 @@ N: images; C: channels; H, W: rows and columns; K: operations an image.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -13,11 +15,18 @@ import pytest
 import torch
 from scipy.stats import chi2_contingency, ks_2samp
 from torch import Tensor
+from torch._subclasses import FakeTensorMode
 from torchvision import transforms
 from torchvision.transforms.autoaugment import _apply_op
 
 from tcl_train.data.augment import AutoAugment, RandAugment, TrivialAugment
-from tcl_train.data.augment.policies import NAMES, RANDOM_SIGN, apply_operations, magnitudes
+from tcl_train.data.augment.policies import (
+    CHOICES,
+    NAMES,
+    RANDOM_SIGN,
+    apply_operations,
+    magnitudes,
+)
 
 KINDS: dict[str, tuple[Any, Any]] = {
     **{
@@ -61,11 +70,15 @@ def their_space(wide: bool) -> dict[str, tuple[Tensor, bool]]:
     }
 
 
-@pytest.mark.parametrize("wide", [False, True])
-@pytest.mark.parametrize("name", NAMES)
+def test_torchvision_draws_from_the_same_operations() -> None:
+    assert their_space(wide=False).keys() == set(NAMES)
+    assert their_space(wide=True).keys() == set(CHOICES)
+
+
+@pytest.mark.parametrize(
+    ("name", "wide"), [(name, False) for name in NAMES] + [(name, True) for name in CHOICES]
+)
 def test_magnitudes_are_torchvisions(name: str, wide: bool) -> None:
-    if wide and name == "Invert":
-        return  # TrivialAugment has none
     expected, has_sign = their_space(wide)[name]
     found_B = magnitudes(name, 31, 16, 24, wide=wide)
     torch.testing.assert_close(found_B, expected.float().expand(31), rtol=0, atol=0)
@@ -112,6 +125,17 @@ def test_each_image_has_an_operation_and_a_magnitude_of_its_own(channels: int) -
     for i in range(60):
         expected_CHW = theirs(x_NCHW[i], NAMES[operation_N[i]], float(magnitude_N[i]))
         assert (found_NCHW[i].int() - expected_CHW.int()).abs().max() <= 1
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("name", NAMES)
+def test_an_operation_asks_nothing_of_the_device(
+    name: str, channels: int, no_waiting_copies: Callable[[], AbstractContextManager[Any]]
+) -> None:
+    with FakeTensorMode(allow_non_fake_inputs=True), no_waiting_copies():
+        x_NCHW = torch.empty(4, channels, 16, 24, dtype=torch.uint8, device="cuda")
+        found_NCHW = apply_operations(x_NCHW, np.full(4, NAMES.index(name)), np.full(4, 0.3))
+    assert (found_NCHW.device.type, found_NCHW.shape) == ("cuda", x_NCHW.shape)
 
 
 @every_kind
