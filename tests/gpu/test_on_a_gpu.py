@@ -1,0 +1,135 @@
+"""What only a GPU can show. These tests are skipped where there is none; `scripts/gpu_check.sh`
+runs them with everything else that a GPU is needed for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import DictConfig
+
+from tcl_train import build as configs
+from tcl_train.build import build_run
+from tcl_train.cli.choices import choices
+from tcl_train.cli.compose import compose_run
+from tcl_train.data.dataset import DataSet
+from tcl_train.losses import TCL, HardContrastive, NTXent, SupCon, Triplet
+from tcl_train.run.directory import RunDir
+from tcl_train.runtime.randomness import generator
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU"),
+]
+
+LOSSES = [TCL(0.1, 5e4, 1.0), SupCon(0.07), SupCon(0.1, form="in"), NTXent(0.5), Triplet()]
+MATMUL_AND_REDUCTIONS = 2e-6  # relative to the value; float32 sums in another order
+
+
+@pytest.mark.parametrize("rows", [300, 5000])
+@pytest.mark.parametrize("loss", LOSSES, ids=str)
+def test_losses_and_gradients_are_those_of_float64_on_the_cpu(loss: Any, rows: int) -> None:
+    if isinstance(loss, Triplet) and rows > 1000:
+        rows = 1000  # it looks at all triplets
+    g = torch.Generator().manual_seed(0)
+    z_ND, y_N = torch.randn(rows, 128, generator=g), torch.randint(0, 40, (rows,), generator=g)
+    exact_ND = z_ND.double().requires_grad_()
+    on_gpu_ND = z_ND.cuda().requires_grad_()
+    exact, on_gpu = loss(exact_ND, y_N), loss(on_gpu_ND, y_N.cuda())
+    exact.backward()
+    on_gpu.backward()
+    assert on_gpu.item() == pytest.approx(exact.item(), rel=MATMUL_AND_REDUCTIONS)
+    error_ND = on_gpu_ND.grad.cpu().double() - exact_ND.grad
+    assert error_ND.norm() < 2 * MATMUL_AND_REDUCTIONS * exact_ND.grad.norm()
+
+
+def test_the_hard_loss_is_that_of_the_cpu() -> None:
+    """Which negatives are hard is decided in float32 on both."""
+    g = torch.Generator().manual_seed(0)
+    z_ND, y_N = torch.randn(600, 128, generator=g), torch.arange(600) // 2
+    loss = HardContrastive()
+    on_gpu, on_cpu = loss(z_ND.cuda(), y_N.cuda()), loss(z_ND, y_N)
+    assert on_gpu.item() == pytest.approx(on_cpu.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("preset", choices("augment"))
+def test_augmentation_is_that_of_the_cpu(preset: str, channels: int) -> None:
+    data: Any = SimpleNamespace(image_size=32, mean=(0.5,) * channels, std=(0.25,) * channels)
+    augment = configs.build_augment(compose_run([f"augment={preset}"]).config, data)
+    g = torch.Generator().manual_seed(0)
+    images_BCHW = torch.randint(0, 256, (64, channels, 40, 40), dtype=torch.uint8, generator=g)
+    views = [
+        augment(images, views=2, generator=generator(1, "augment", 1)).cpu()
+        for images in (images_BCHW, images_BCHW.cuda())
+    ]
+    # Normalised values reach from -2 to 2; 1/255 of the range of levels is 0.016.
+    assert (views[0] - views[1]).abs().max() < 2e-5
+
+
+@contextmanager
+def waiting_forbidden() -> Iterator[None]:
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *([f"loss={loss}"] for loss in choices("loss")),
+        *([f"augment={preset}"] for preset in choices("augment")),
+        *([f"optimizer={optimizer}"] for optimizer in choices("optimizer")),
+        ["precision=fp16"],
+        ["precision=fp32"],
+        ["method=class_rows"],
+    ],
+    ids=" ".join,
+)
+def test_a_step_never_waits(
+    compose_tiny: Callable[..., DictConfig], few_digits: DataSet, words: list[str]
+) -> None:
+    augment = [] if words[0].startswith("augment") else ["augment=simaug"]
+    precision = [] if words[0].startswith("precision") else ["precision=auto"]
+    words = [*words, *augment, *precision, "batch_size=32", "device=cuda"]
+    trainer = build_run(compose_tiny(*words), data=few_digits).trainer
+    trainer.method.train()
+    batches = trainer.loader.epoch(0)
+    for batch in islice(batches, 2):  # kernels are loaded and chosen
+        trainer.train_step(batch)
+    batch = next(batches)
+    with waiting_forbidden():
+        step = trainer.train_step(batch)
+    assert torch.isfinite(step.loss)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16", "fp32"])
+@pytest.mark.usefixtures("on_few_digits")
+def test_an_interrupted_run_ends_as_if_nothing_had_happened(
+    command: Callable[..., Any],
+    signalled: Callable[..., Any],
+    tiny_words: Callable[..., list[str]],
+    tmp_path: Path,
+    precision: str,
+) -> None:
+    """But for the order in which a GPU sums, which may differ between two runs."""
+    words = tiny_words("epochs=2", "batch_size=32", "device=cuda", f"precision={precision}")
+    whole, part = tmp_path / "whole", tmp_path / "part"
+    assert command(*words, f"hydra.run.dir={whole}").status == 0
+    with signalled(7):
+        assert command(*words, f"hydra.run.dir={part}").status == 130
+    assert command(f"resume={part}").status == 0
+    ends = []
+    for folder in (whole, part):
+        lines = map(json.loads, RunDir(folder).metrics.read_text().splitlines())
+        ends.append([line["loss"] for line in lines if "loss" in line][-1])
+    assert ends[1] == pytest.approx(ends[0], rel=1e-2)
