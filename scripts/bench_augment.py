@@ -1,11 +1,12 @@
-"""What a view costs on one core, beside torchvision's transforms on Pillow images.
+"""What a view costs on one core or on a GPU, beside torchvision's transforms on Pillow images.
 
     python scripts/bench_augment.py
 
 For each preset: milliseconds a view, from uint8 images to normalised float views, of batches of
 256 random images of 32 x 32 in 2 views, and of torchvision's transforms of the same kinds, one
 Pillow image after the other, as public code does it. Blocks of both alternate in one process;
-medians. `target` is what a view may cost by the project's own aim, where it has one.
+medians. With `--device cuda` ours are made on the GPU. `target` is what a view may cost by the
+project's own aim, where it has one.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from __future__ import annotations
 import argparse
 import resource
 import statistics
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from bench_record import print_table, provenance, store
+from bench_record import Table
 from PIL import Image
 from torchvision import transforms
 
@@ -29,6 +29,7 @@ from tcl_train import build as configs
 from tcl_train.cli.compose import compose_run
 from tcl_train.data.dataset import DataSet, Split
 from tcl_train.data.images import ArrayImages
+from tcl_train.runtime.device import choose_device
 from tcl_train.runtime.memory import ask_for_huge_pages, keep_freed_memory
 
 PRESETS = ["simaug", "autoaugment", "randaugment", "crop_flip"]
@@ -90,20 +91,25 @@ def random_data(count: int, size: int) -> DataSet:
     )
 
 
-def blocks_of(preset: str, data: DataSet) -> tuple[Callable[[], int], Callable[[], int]]:
+def blocks_of(
+    preset: str, data: DataSet, device: torch.device
+) -> tuple[Callable[[], int], Callable[[], int]]:
     """Ours and Pillow's; each gives the number of views that it made."""
     augment = configs.build_augment(compose_run([f"augment={preset}"]).config, data)
-    images_BCHW = data.pretrain.images.images_NCHW
+    images_BCHW = data.pretrain.images.images_NCHW.to(device)
     images = [
         Image.fromarray(np.ascontiguousarray(image))
-        for image in images_BCHW[:128].permute(0, 2, 3, 1).numpy()
+        for image in images_BCHW[:128].cpu().permute(0, 2, 3, 1).numpy()
     ]
     to_tensor = [transforms.ToTensor(), transforms.Normalize(data.mean, data.std)]
     transform = transforms.Compose([*on_pillow(preset, data.image_size), *to_tensor])
     g = torch.Generator().manual_seed(0)
 
     def ours() -> int:
-        return len(augment(images_BCHW, views=2, generator=g))
+        views_NCHW = augment(images_BCHW, views=2, generator=g)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        return len(views_NCHW)
 
     def pillows() -> int:
         return len([transform(image) for image in images])
@@ -117,8 +123,8 @@ def milliseconds(block: Callable[[], int]) -> float:
     return (perf_counter() - begin) / views * 1000
 
 
-def measure(preset: str, data: DataSet, turns: int) -> dict[str, Any]:
-    blocks = blocks_of(preset, data)
+def measure(preset: str, data: DataSet, turns: int, device: torch.device) -> dict[str, Any]:
+    blocks = blocks_of(preset, data, device)
     times = [[milliseconds(block) for block in blocks] for _ in range(turns + 1)][1:]
     ours, pillows = (statistics.median(column) for column in zip(*times, strict=True))
     return {
@@ -128,7 +134,7 @@ def measure(preset: str, data: DataSet, turns: int) -> dict[str, Any]:
         "Pillow ms a view": pillows,
         "times faster": pillows / ours,
         "least ms a view": min(row[0] for row in times),
-        "target": TARGETS.get(preset, "") if data.image_size == 32 else "",
+        "target": TARGETS.get(preset, "") if (data.image_size, device.type) == (32, "cpu") else "",
         "peak MiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     }
 
@@ -139,15 +145,17 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--size", type=int, default=32)
     parser.add_argument("--turns", type=int, default=15, help="blocks of each kind")
+    parser.add_argument("--device", default="cpu", help="where views are made; Pillow's on the CPU")
     parser.add_argument("--out", type=Path, default=Path("results/bench_augment.csv"))
     given = parser.parse_args()
     torch.set_num_threads(1)
     ask_for_huge_pages()  # this and the next as a run does
     keep_freed_memory()
     data = random_data(given.batch_size, given.size)
-    rows = [measure(preset, data, given.turns) for preset in given.presets]
-    print_table(rows)
-    store(given.out, rows, provenance(torch.device("cpu"), "python " + " ".join(sys.argv)))
+    device = choose_device(given.device)
+    table = Table(given.out, device)
+    for preset in given.presets:
+        table.add(measure(preset, data, given.turns, device))
 
 
 if __name__ == "__main__":

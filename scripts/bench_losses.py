@@ -10,8 +10,8 @@ Rows of D = 128 dimensions, 100 labels. In one run, alternating, medians of mill
     pml      pytorch-metric-learning's loss of that name
     product  z @ z.T / tau and logsumexp over it, with its gradient: less than any of these losses
 
-Memory is the growth of the process's peak, each measured in a process of its own. What would hold
-the whole matrix is left out above --largest-dense rows.
+Memory is the growth of the process's peak, each measured in a process of its own; on a GPU, of what
+torch has allocated. What would hold the whole matrix is left out above --largest-dense rows.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from bench_record import print_table, provenance, store
+from bench_record import Table
 from torch import Tensor
 
 from tcl_train.losses import TCL, NTXent, SupCon
@@ -166,7 +166,10 @@ def memory_growth(
     return peak_mib() - before
 
 
-def memory_in_child(loss: str, kind: str, n: int, dtype: str, device: torch.device) -> float:
+def memory_of(loss: str, kind: str, n: int, dtype: str, device: torch.device) -> float:
+    """MiB; see :func:`memory_growth`."""
+    if device.type == "cuda":  # its allocator can start a new peak
+        return memory_growth(loss, kind, n, getattr(torch, dtype), device)
     words = ["--memory-of", loss, kind, str(n), dtype, "--device", device.type]
     done = subprocess.run(
         [sys.executable, __file__, *words], capture_output=True, text=True, check=True
@@ -191,7 +194,7 @@ def measure(loss: str, n: int, dtype: str, given: argparse.Namespace) -> dict[st
     for kind in ("dense", "pml", "product"):
         row[f"x {kind}"] = times[kind] / times["ours"] if kind in times else "-"
     for kind in ("ours", "dense", "pml"):
-        row[f"{kind} MiB"] = memory_in_child(loss, kind, n, dtype, device) if kind in times else "-"
+        row[f"{kind} MiB"] = memory_of(loss, kind, n, dtype, device) if kind in times else "-"
     return row
 
 
@@ -213,14 +216,11 @@ def main() -> None:
         loss, kind, n, dtype = given.memory_of
         print(memory_growth(loss, kind, int(n), getattr(torch, dtype), device))
         return
-    rows = []
+    table = Table(given.out, device)
     for loss in given.losses:
         for n in given.rows:
             for dtype in given.dtypes:
-                rows.append(measure(loss, n, dtype, given))
-                print_table(rows[-1:])
-    print_table(rows)
-    store(given.out, rows, provenance(device, "python " + " ".join(sys.argv)))
+                table.add(measure(loss, n, dtype, given))
 
 
 if __name__ == "__main__":

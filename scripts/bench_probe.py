@@ -9,12 +9,11 @@ probe that separates its classes converges sooner.
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from time import perf_counter
 
 import torch
-from bench_record import print_table, provenance, store
+from bench_record import Table
 
 from tcl_train.evaluation.features import Features
 from tcl_train.evaluation.lbfgs import LBFGSProbe
@@ -57,7 +56,7 @@ def main() -> None:
     begin = perf_counter()
     result = LBFGSProbe()(probe_input)
     seconds = perf_counter() - begin
-    rows = [
+    Table(given.out, device).add(
         {
             "rows": given.rows,
             "dim": given.dim,
@@ -66,9 +65,7 @@ def main() -> None:
             "l2": result.protocol["l2"],
             "top1": result.top1,
         }
-    ]
-    print_table(rows)
-    store(given.out, rows, provenance(device, "python " + " ".join(sys.argv)))
+    )
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import platform
+import sys
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -38,25 +39,41 @@ def _cpu_model() -> str:
     return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "")
 
 
-def print_table(rows: list[dict[str, Any]]) -> None:
-    """Aligned columns."""
-    columns = list(rows[0])
-    texts = [[_text(row[column]) for column in columns] for row in rows]
-    widths = [max(map(len, [c, *(t[i] for t in texts)])) for i, c in enumerate(columns)]
-    for line in (columns, *texts):
-        print("  ".join(text.rjust(width) for text, width in zip(line, widths, strict=True)))
+class Table:
+    """Rows of figures, kept in a CSV file whose first lines, beginning with #, say where they come
+    from. Each row is stored and shown as soon as it is measured, so that a benchmark that is cut
+    off leaves what it has."""
 
+    def __init__(self, path: Path, device: torch.device) -> None:
+        self.path = path
+        self.rows: list[dict[str, Any]] = []
+        self._source = provenance(device, "python " + " ".join(sys.argv))
 
-def store(path: Path, rows: list[dict[str, Any]], source: dict[str, str]) -> None:
-    """A CSV whose first lines, beginning with #, say where it comes from."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        for key, value in source.items():
-            file.write(f"# {key}: {value}\n")
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({key: _text(value) for key, value in row.items()} for row in rows)
-    print(f"stored in {path}")
+    def add(self, row: dict[str, Any]) -> None:
+        """A row with the keys of the first."""
+        self.rows.append(row)
+        self._show()
+        self._store()
+
+    def _show(self) -> None:
+        """The last row, below the names of the columns where it is the first."""
+        widths = [max(len(column), 10) for column in self.rows[0]]
+        lines = [self.rows[-1].values()]
+        if len(self.rows) == 1:
+            lines.insert(0, self.rows[0].keys())
+        for line in lines:
+            texts = (_text(value).rjust(width) for value, width in zip(line, widths, strict=True))
+            print("  ".join(texts), flush=True)
+
+    def _store(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("w", newline="", encoding="utf-8") as file:
+            for key, value in self._source.items():
+                file.write(f"# {key}: {value}\n")
+            writer = csv.DictWriter(file, list(self.rows[0]), lineterminator="\n")
+            writer.writeheader()
+            for row in self.rows:
+                writer.writerow({key: _text(value) for key, value in row.items()})
 
 
 def _text(value: Any) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 from time import perf_counter, sleep
 
 import torch
-from bench_record import print_table, provenance, store
+from bench_record import Table
 
 from tcl_train.data.dataset import ReadOptions
 from tcl_train.data.folder import image_folder
@@ -83,11 +83,10 @@ def main() -> None:
         rows.append({"what": "first step done", "seconds": min(done for _, done in starts)})
     finally:
         shutil.rmtree(folder)
+    images = sum(1 for _ in Path(given.root).glob("*/*/*.*"))
+    table = Table(given.out, torch.device("cpu"))
     for row in rows:
-        row["images"] = sum(1 for _ in Path(given.root).glob("*/*/*.*"))
-        row["cpus"] = available_cpus()
-    print_table(rows)
-    store(given.out, rows, provenance(torch.device("cpu"), "python " + " ".join(sys.argv)))
+        table.add(row | {"images": images, "cpus": available_cpus()})
 
 
 if __name__ == "__main__":

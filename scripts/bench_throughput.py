@@ -23,7 +23,6 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import statistics
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from itertools import islice
@@ -34,7 +33,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from bench_record import print_table, provenance, store
+from bench_record import Table
 from omegaconf import DictConfig
 from PIL import Image
 from torch import nn
@@ -277,13 +276,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("results/bench_throughput.csv"))
     given = parser.parse_args()
     runtime = Runtime(device=given.device, precision=given.precision, compile=False)
-    rows = [
-        measure(encoder, batch_size, given, runtime)
-        for encoder in given.encoders
-        for batch_size in given.batch_sizes
-    ]
-    print_table(rows)
-    store(given.out, rows, provenance(runtime.device, "python " + " ".join(sys.argv)))
+    table = Table(given.out, runtime.device)
+    for encoder in given.encoders:
+        for batch_size in given.batch_sizes:
+            table.add(measure(encoder, batch_size, given, runtime))
 
 
 if __name__ == "__main__":

@@ -26,27 +26,31 @@ part() {
     [ "$status" = 0 ] || failed=1
 }
 
-sizes=(--batch-sizes 64 256 --steps 30 --turns 3)
-rows=(--rows 256 2048 8192 65536 --seconds 4 --dtypes float32)
+sizes=(--batch-sizes 64 256 --steps 10 --turns 2)
+rows=(--rows 256 2048 8192 65536 --seconds 3 --dtypes float32)
+turns=15
 epochs=30
 if [ -n "${SMALL:-}" ]; then
     sizes=(--batch-sizes 8 --steps 1 --turns 1)
     rows=(--rows 256 --seconds 1 --dtypes float32)
+    turns=1
     epochs=1
 fi
 
-part tests 180 "$python" -m pytest -q -p no:cacheprovider tests/gpu
-part step 150 "$python" scripts/bench_throughput.py --device "$device" --kinds encoder step \
-    --encoders resnet18 resnet50 "${sizes[@]}" --out "$out/throughput.csv"
-part losses 100 "$python" scripts/bench_losses.py --device "$device" --losses tcl supcon \
-    "${rows[@]}" --largest-dense 8192 --out "$out/losses.csv"
-part compile 90 "$python" -m tcl_train device="$device" compile=true epochs=5 probe=lbfgs \
-    random_encoder_baseline=false hydra.run.dir="$out/compiled"
+part tests 120 "$python" -m pytest -q -p no:cacheprovider tests/gpu
 if [ -n "$images" ]; then
-    part training 150 "$python" -m tcl_train loss=tcl dataset=cifar100 dataset.root="$images" \
+    part training 120 "$python" -m tcl_train loss=tcl dataset=cifar100 dataset.root="$images" \
         device="$device" encoder=resnet18 augment=simaug batch_size=256 epochs="$epochs" k1=5000 \
         probe=lbfgs data.cache_dir="$out/cache" hydra.run.dir="$out/run"
     cp "$out/run/result.json" "$out/training.json" 2>/dev/null
 fi
+part step 120 "$python" scripts/bench_throughput.py --device "$device" --kinds encoder step \
+    --encoders resnet18 resnet50 "${sizes[@]}" --out "$out/throughput.csv"
+part augment 60 "$python" scripts/bench_augment.py --device "$device" --turns "$turns" \
+    --out "$out/augment.csv"
+part losses 90 "$python" scripts/bench_losses.py --device "$device" --losses tcl supcon \
+    "${rows[@]}" --largest-dense 8192 --out "$out/losses.csv"
+part compile 90 "$python" -m tcl_train device="$device" compile=true epochs=5 probe=lbfgs \
+    random_encoder_baseline=false hydra.run.dir="$out/compiled"
 cat "$out/summary.txt"
 exit "$failed"

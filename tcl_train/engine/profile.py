@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 from collections.abc import Iterator
@@ -23,6 +24,8 @@ def profiler(**options: Any) -> torch.profiler.profile:
     """torch's, without what its library says of itself on standard error (such as an error where
     there is no GPU); what the user has set stays."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+    if "acc_events" in inspect.signature(torch.profiler.profile).parameters:
+        options.setdefault("acc_events", True)  # without it some versions warn of later cycles
     return torch.profiler.profile(**options)
 
 
