@@ -44,7 +44,7 @@ if [ -n "$images" ]; then
         probe=lbfgs data.cache_dir="$out/cache" hydra.run.dir="$out/run"
     cp "$out/run/result.json" "$out/training.json" 2>/dev/null
 fi
-part step 120 "$python" scripts/bench_throughput.py --device "$device" --kinds encoder step \
+part step 170 "$python" scripts/bench_throughput.py --device "$device" --kinds encoder step \
     --encoders resnet18 resnet50 "${sizes[@]}" --out "$out/throughput.csv"
 part augment 60 "$python" scripts/bench_augment.py --device "$device" --turns "$turns" \
     --out "$out/augment.csv"
