@@ -113,8 +113,8 @@ def _method_class(config: DictConfig) -> type[Method]:
 
 
 def _build(place: str, node: DictConfig, *args: Any, **keys: Any) -> Any:
-    """Calls a node's `_target_` with its keys and the given arguments. What it says of a wrong
-    value becomes a request error with the place in the config."""
+    """Calls a node's `_target_` with its keys and the given arguments. A wrong value becomes a
+    RequestError that names its place in the config."""
     with _as_request_error(place):
         return instantiate(node, _partial_=True, _convert_="all")(*args, **keys)
 
@@ -150,11 +150,11 @@ def build_run(
     Args:
         config: a composed config.
         resume_from: a checkpoint of this run, where it continues; None: at step 0.
-        data: what to train on instead of the config's data set.
+        data: trains on this instead of the config's data set.
 
     Raises:
-        RequestError: a value is out of range, the parts do not go together, data are missing, or
-            the checkpoint is not one of this run.
+        RequestError: a value is out of range, the parts do not fit together, data are missing, or
+            the checkpoint belongs to another run.
     """
     settings = read_settings(config)
     loss, probe = build_loss(config), build_probe(config)  # wrong values, before data are read
@@ -286,11 +286,11 @@ ENCODER_PREFIX = "encoder."
 def load_encoder(run: str | Path) -> Encoder:
     """The encoder of a run, in evaluation mode, on the CPU: (N, 3, H, W) -> (N, feature_dim).
 
-    It takes images as pretraining saw them: values in [0, 1], minus `encoder.mean`, divided by
-    `encoder.std` (a value a channel), grey ones as three equal channels.
+    Normalise images as pretraining did: values in [0, 1], minus `encoder.mean`, divided by
+    `encoder.std` (one value per channel); repeat a grey channel three times.
 
     Args:
-        run: the run directory; finished or not, with a checkpoint.
+        run: the run directory; the run may be unfinished, but needs a checkpoint.
 
     Raises:
         RequestError: there is no run or no whole checkpoint, or the two do not match.

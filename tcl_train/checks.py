@@ -60,7 +60,8 @@ def one_of(name: str, value: Any, allowed: Iterable[Any]) -> Any:
 
 
 def several(name: str, value: Any, *, at_least: int = 1, what: str = "values") -> list[Any]:
-    """A list of so many values or more, each yet to be checked; `what` may say which."""
+    """A list of at least this many values; the values themselves are not checked. `what` describes
+    them."""
     wanted = f"{name} must be a list [...] of {at_least} or more {what}"
     if isinstance(value, str | Mapping) or not isinstance(value, Iterable):
         raise TypeError(f"{wanted}, got {value!r}")
@@ -82,7 +83,7 @@ def interval(name: str, value: Any, *, at_least: float, at_most: float) -> tuple
 
 
 def probability(name: str, value: Any) -> float | tuple[float, ...]:
-    """A number in [0, 1], or several, one a view."""
+    """A number in [0, 1], or several: one per view."""
     if isinstance(value, Sequence) and not isinstance(value, str) and len(value) > 0:
         return tuple(number(f"{name}[{i}]", v, at_least=0, at_most=1) for i, v in enumerate(value))
     return number(name, value, at_least=0, at_most=1)

@@ -1,4 +1,4 @@
-"""What a data set is, whatever it was read from."""
+"""What a data set is, independent of its source."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tcl_train.errors import RequestError
 
 @dataclass(frozen=True, kw_only=True)
 class ReadOptions:
-    """How data sets are read, whichever they are.
+    """How to read a data set of any kind.
 
     cache_dir: where decoded images and their statistics are kept.
     memory_limit_gb: image folders that would take more are decoded anew by workers each epoch.
@@ -49,8 +49,8 @@ class DataSet:
     """A data set ready for training.
 
     pretrain: what pretraining sees. train, test: labelled, what the evaluation sees; both None
-    for a folder of unlabelled images. image_size: the side that encoders see, in pixels (images
-    may be stored larger). mean, std: of the pixel values in [0, 1], a value a channel.
+    for a folder of unlabelled images. image_size: the side of the views that encoders take, in
+    pixels (images may be stored larger). mean, std: of the pixel values in [0, 1], one per channel.
     """
 
     pretrain: Split

@@ -22,8 +22,8 @@ class Batch(NamedTuple):
 
 
 class Loader:
-    """Shuffled batches of one size; what is left over at the end of an epoch is dropped, another
-    part each epoch.
+    """Shuffled batches of one size; the incomplete last batch of an epoch is dropped; it holds
+    other images each epoch.
 
     With supervised=False every image has a value of its own and no label is read.
 
@@ -58,7 +58,7 @@ class Loader:
         self.steps_per_epoch = len(split) // batch_size
 
     def epoch(self, epoch: int, first_batch: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch, from one of them on."""
+        """The batches of an epoch, starting at batch `first`."""
         return prefetch(self._epoch(epoch, first_batch), self.device)
 
     def _epoch(self, epoch: int, first_batch: int) -> Iterator[Batch]:
@@ -71,7 +71,7 @@ class Loader:
             yield Batch(images_BCHW, labels_B)
 
     def first_images(self, count: int) -> Tensor:
-        """Those with which pretraining begins."""
+        """The first images that pretraining sees."""
         (images_BCHW,) = self.images.batches([self._order(0)[:count]], self.device)
         return images_BCHW
 

@@ -1,4 +1,4 @@
-"""From images to what encoders take: the last step of augmentation, and all of it in evaluation.
+"""Normalisation: the last step of augmentation, and the only one in evaluation.
 
 N: images; C: channels (1 or 3); H, W: rows and columns; S: side of the output.
 """
@@ -46,7 +46,7 @@ class Normalize:
         return torch.empty(shape, device=device, memory_format=torch.channels_last)
 
     def write(self, x_NCHW: Tensor, result_NCSS: Tensor) -> None:
-        """Writes what a call would return to a part of a larger result."""
+        """Writes the result of a call into a part of a larger tensor."""
         factor_C11, added_C11 = self._factor_C11, self._added_C11
         if factor_C11.device != x_NCHW.device:
             factor_C11 = factor_C11.to(x_NCHW.device, non_blocking=True)
@@ -57,7 +57,7 @@ class Normalize:
         result_NCSS.copy_(x_NCSS.add_(added_C11))
 
     def undo(self, x_NCHW: Tensor) -> Tensor:
-        """uint8 images of normalised ones, to look at."""
+        """The uint8 images of normalised ones, for pictures."""
         mean_C11, std_C11 = self.mean_C11.to(x_NCHW.device), self.std_C11.to(x_NCHW.device)
         return (x_NCHW * std_C11 + mean_C11).mul_(255).round_().clamp_(0, 255).to(torch.uint8)
 

@@ -1,4 +1,4 @@
-"""Mean and standard deviation of the pixels, a value a channel."""
+"""Mean and standard deviation of the pixels, per channel."""
 
 from __future__ import annotations
 

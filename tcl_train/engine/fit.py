@@ -136,7 +136,7 @@ class Trainer:
             group["lr"] = self.lr * factor
 
     def measure(self, step: StepOutput) -> dict[str, float]:
-        """The scalars of a logging step: the one place where the loop waits for the device."""
+        """The scalars of a logging step; only here does the loop wait for the device."""
         values = {"loss": step.loss.detach(), **self.method.diagnostics(step)}
         numbers = torch.stack([value.to(step.loss.dtype) for value in values.values()]).tolist()
         scalars = dict(zip(values, numbers, strict=True))

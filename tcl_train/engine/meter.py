@@ -1,4 +1,4 @@
-"""How fast a run goes, and how much of its time it waits for data."""
+"""Images per second, and the share of time spent waiting for data."""
 
 from __future__ import annotations
 

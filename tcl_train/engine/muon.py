@@ -18,8 +18,8 @@ from tcl_train.engine.optimizers import (
     without_compile_guards,
 )
 
-# Of the odd polynomial a x + b x^3 + c x^5 that takes singular values from (0, 1] to about 1 in a
-# few steps.
+# Coefficients of the odd polynomial a x + b x^3 + c x^5, which maps singular values in (0, 1] to
+# about 1 in a few steps.
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 TINY = 1e-7
 # Rounding makes small negative numbers of G's eigenvalues that should be 0, and they grow a dozen

@@ -40,7 +40,7 @@ def parameter_groups(
     module: nn.Module, *, weight_decay: float, decay_bias_and_norm: bool
 ) -> list[dict[str, Any]]:
     """All trainable parameters; biases and the parameters of normalisation layers (those of one
-    dimension) are a group of their own without weight decay, unless `decay_bias_and_norm`."""
+    dimension) form a second group without weight decay, unless `decay_bias_and_norm`."""
     checks.number("weight_decay", weight_decay, at_least=0)
     checks.boolean("decay_bias_and_norm", decay_bias_and_norm)
     trainable = [p for p in module.parameters() if p.requires_grad]
@@ -114,7 +114,7 @@ def lars(
 
 
 class MomentumOptimizer(Optimizer):
-    """What optimisers of our own have in common: a momentum buffer for each weight, 0 at first."""
+    """Base of this package's optimisers: one momentum buffer per weight, initially 0."""
 
     def update(self, w: Tensor, gradient: Tensor, buffer: Tensor, group: dict[str, Any]) -> None:
         """Changes a weight and its buffer."""

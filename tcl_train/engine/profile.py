@@ -21,8 +21,8 @@ OPERATIONS = 12  # in the summary
 
 
 def profiler(**options: Any) -> torch.profiler.profile:
-    """torch's, without what its library says of itself on standard error (such as an error where
-    there is no GPU); what the user has set stays."""
+    """torch's profiler, without its library's own messages on standard error (such as an error
+    where there is no GPU), unless the user has asked for them."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     if "acc_events" in inspect.signature(torch.profiler.profile).parameters:
         options.setdefault("acc_events", True)  # without it some versions warn of later cycles
@@ -30,7 +30,7 @@ def profiler(**options: Any) -> torch.profiler.profile:
 
 
 class Profile:
-    """No profile. The training loop calls it all the same."""
+    """Records nothing; the training loop calls it when no profile is wanted."""
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -43,7 +43,7 @@ class Profile:
 
 class StepProfile(Profile):
     """Records some steady steps: a trace in `folder` for TensorBoard or Perfetto, and a summary in
-    the log. A trace that cannot be written is said, and the run goes on."""
+    the log. If the trace cannot be written, a warning says so and the run continues."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -90,8 +90,8 @@ class StepProfile(Profile):
 
 
 def profile_table(events: Any, steps: int) -> str:
-    """Phases, then the operations that take longest by themselves; milliseconds a step, of the
-    processor and, where there are any, of the GPU."""
+    """Milliseconds per step on the CPU and, if there is one, the GPU: first the phases, then the
+    operations with the longest self time."""
     on_gpu = any(event.self_device_time_total for event in events)
     lines = [f"{'a step of the profile, ms':<44}{'CPU':>10}{'GPU' if on_gpu else '':>10}"]
     by_name = {event.key: event for event in events}

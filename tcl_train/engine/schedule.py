@@ -1,7 +1,7 @@
 """Learning-rate schedules: pure functions of the step.
 
 `schedule(step, steps_per_epoch, epochs)` gives the factor on the peak learning rate for step 0,
-1, ... of a run; nothing is kept between calls, so a resumed run is at the right place by itself.
+1, ... of a run; nothing is kept between calls, so a resumed run needs no state.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class Constant:
 
 
 def warmup(step: int, warmup_steps: float) -> float:
-    """Grows by equal parts to 1 at step `warmup_steps` - 1, and stays."""
+    """Grows linearly to 1 at step `warmup_steps` - 1, then stays 1."""
     return 1.0 if step + 1 >= warmup_steps else (step + 1) / warmup_steps
 
 
@@ -103,7 +103,7 @@ def by_epoch(
     replaced from the command line, since Hydra merges mappings.
 
     Raises:
-        TypeError, ValueError: an epoch or a value is no whole number, or epoch 0 has no value.
+        TypeError, ValueError: an epoch or a value is not a whole number, or epoch 0 has no value.
     """
     if isinstance(given, str) or not isinstance(given, Mapping | Sequence):
         if given is not None:

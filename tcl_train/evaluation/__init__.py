@@ -1,1 +1,1 @@
-"""What frozen features are worth: linear probes and kNN."""
+"""Measures of frozen features: linear probes and kNN."""

@@ -23,11 +23,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluator:
-    """Measures encoders, each in the same way.
+    """Measures every encoder in the same way.
 
-    make_untrained: gives an encoder before training, which is measured beside; None: none is.
-    mirror_features: measure :class:`MirrorMean` features.
-    batch_size: of pretraining, for probes that train in batches of that size.
+    make_untrained: builds an untrained encoder, which is measured for comparison; None: not
+    measured. mirror_features: measure :class:`MirrorMean` features. batch_size: of pretraining, for
+    probes that train in batches of that size.
     """
 
     data: DataSet

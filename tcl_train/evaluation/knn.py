@@ -42,5 +42,5 @@ def knn_scores(
 
 
 def knn_top1(train: Features, test: Features, *, num_classes: int) -> float:
-    """Percent of test rows that their neighbours classify rightly."""
+    """Accuracy on the test rows, in percent."""
     return accuracy(knn_scores(train, test.x_ND, num_classes=num_classes), test.y_N)

@@ -1,4 +1,4 @@
-"""What a linear probe is given and what it gives."""
+"""A linear probe's input and result."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class ProbeInput:
 
 
 class ProbeResult(NamedTuple):
-    """Percent on the test split, and the protocol in words and numbers."""
+    """Accuracy on the test split in percent, and a description of the protocol."""
 
     top1: float
     top5: float

@@ -1,4 +1,4 @@
-"""How strongly a loss answers to positives and to negatives.
+"""Gradient magnitudes of a loss by its positives and by its negatives.
 
 N, M: rows of the batch; I: rows of a block.
 """

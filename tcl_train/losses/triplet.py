@@ -24,8 +24,8 @@ def triplet_loss(z_ND: Tensor, y_N: Tensor, *, margin: float) -> Tensor:
     2 (s_in - s_ip).
 
     Source: Schroff et al. 2015, equation 2; the limit of L_out with one positive and one negative
-    (Khosla et al. 2020, section 3). All triplets count, those with loss 0, too; the matrix of
-    similarities is held.
+    (Khosla et al. 2020, section 3). The mean includes triplets with loss 0. The whole matrix of
+    similarities is in memory.
 
     Args:
         z_ND: embeddings, any float dtype; rows are normalised here.

@@ -1,1 +1,1 @@
-"""What a training step is: from views and labels to a loss."""
+"""Training methods: from views and labels to a loss."""

@@ -12,12 +12,12 @@ from tcl_train.methods.contrastive import Contrastive
 
 
 class ClassRows(Contrastive):
-    """Each batch is joined by `copies` times K learned rows, one a class, with that class as their
-    label; the loss itself is as it was.
+    """`copies` times K learned rows, one per class and labelled with it, join each batch; the loss
+    is unchanged.
 
     A batch of N images has only N / K positives an anchor, so that with many classes and few steps
-    little is learned; a class row gathers what the images of its class have in common. The rows
-    serve training only: diagnostics and features are of images.
+    little is learned; a class row gathers what the images of its class have in common. The rows are
+    for training only: diagnostics and features come from images.
 
     Source: the parametric class centres of Cui et al. 2021 (PaCo), there with weights of their own;
     here the number of copies weighs them.

@@ -43,7 +43,7 @@ class Contrastive(Method):
         return self.loss(torch.ones(len(labels_N), 1, device=labels_N.device), labels_N)
 
     def diagnostics(self, step: StepOutput) -> dict[str, Tensor]:
-        """Also how strongly the loss answers to positives and to negatives."""
+        """Also the loss's gradient magnitudes by positives and by negatives."""
         response = gradient_response(self.loss, step.rows_ND.detach(), step.labels_N)
         return {
             **super().diagnostics(step),

@@ -1,4 +1,4 @@
-"""What the embeddings of a batch look like.
+"""Statistics of a batch's embeddings.
 
 N: rows; D: embedding dimensions; K: distinct labels in the batch.
 """
@@ -45,7 +45,7 @@ def embedding_statistics(rows_ND: Tensor, labels_N: Tensor) -> dict[str, Tensor]
 
 
 def collapse_warning(scalars: dict[str, float]) -> str | None:
-    """What to say when the embeddings have collapsed or carry nothing, else None."""
+    """A warning when the embeddings have collapsed or nothing is learned yet, else None."""
     advice = (
         "lower lr, warm up (scheduler.warmup_epochs=10), raise tau or batch_size, or weaken augment"
     )

@@ -40,7 +40,7 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def chance_level(self, step: StepOutput) -> Tensor:
-        """The loss of a model that tells nothing apart."""
+        """The loss of a model whose embeddings are all equal."""
 
     def diagnostics(self, step: StepOutput) -> dict[str, Tensor]:
         """Scalars that are logged beside the loss."""

@@ -11,7 +11,7 @@ class Encoder(nn.Module):
     feature_dim: the number of features. mean, std: of the channels of the images it was trained
     on, as `load_encoder` sets them.
 
-    It is a type for annotations: torchvision's own ResNets with these attributes are meant, too.
+    A type for annotations; torchvision's ResNets with these attributes satisfy it.
     """
 
     feature_dim: int

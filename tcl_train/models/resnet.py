@@ -126,7 +126,7 @@ class ThinResNet(Encoder):
     channels, and a global mean. Source: He et al. 2016, section 4.2.
 
     image_size: the side of the images in pixels. stem: see :mod:`tcl_train.models.stem`.
-    shortcut: what leads to the second and the third stage, `pad` (:class:`PaddedShortcut`, as
+    shortcut: the shortcut into the second and the third stage, `pad` (:class:`PaddedShortcut`, as
     published) or `pool` (:class:`PooledShortcut`).
     feature_dim: with a number, a :class:`Widening` to so many channels comes before the mean; None:
     4 `width` features, as published.

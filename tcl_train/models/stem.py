@@ -1,10 +1,9 @@
-"""Stems: how an encoder begins.
+"""Stems: an encoder's first layers.
 
 `imagenet` is 7x7, stride 2, then a 3x3 max-pool with stride 2; `small` is 3x3, stride 1, no pool,
-for small images; `patch` is 4x4, stride 2, no pool, for small images and little time: all that
-follows costs a quarter of what it does after `small`. `cosine` is `patch` with filters that are
-not learned, which saves the stem's backward pass. `auto` takes `small` for images up to 64 pixels,
-else `imagenet`.
+for small images; `patch` is 4x4, stride 2, no pool, for small images and little time: later layers
+cost a quarter of what they cost after `small`. `cosine` is `patch` with fixed filters, which saves
+the stem's backward pass. `auto` takes `small` for images up to 64 pixels, else `imagenet`.
 """
 
 from __future__ import annotations

@@ -1,1 +1,2 @@
-"""What a run computes on: device and precision, memory, randomness, and faster convolutions."""
+"""The machine: device and precision, memory, randomness, signals, files, and faster
+convolutions."""

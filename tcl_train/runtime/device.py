@@ -44,7 +44,7 @@ class Runtime:
         log.info("device %s, precision %s (%s)", self.device, self.precision, why)
 
     def prepare(self, method: nn.Module, encoder: nn.Module) -> None:
-        """Places a method; compiles its encoder if asked."""
+        """Moves a method to the device; compiles its encoder if `compile` is set."""
         self.place(method)
         if self.compile:
             encoder.compile()  # in place, so that state-dict keys stay as they are

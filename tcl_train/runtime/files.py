@@ -1,4 +1,4 @@
-"""Writing files so that they are there whole or not at all."""
+"""Atomic writing: a file is complete or absent."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
-    """Lets `write` make a temporary file beside `path`, then puts it in place in one step."""
+    """`write` makes a temporary file beside `path`, which is then renamed to it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         write(temporary)

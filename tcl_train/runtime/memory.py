@@ -1,4 +1,4 @@
-"""How the process gets memory from the system.
+"""How the process gets memory from the operating system.
 
 A training step on a CPU frees and asks again for tensors of many megabytes. By default each comes
 as new pages of 4 KiB, which the kernel clears one by one when they are first touched, and that can
@@ -17,9 +17,9 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
 def ask_for_huge_pages() -> None:
-    """Has torch ask for pages of 2 MiB for large tensors, where the kernel gives them to those who
-    ask. torch reads this once: it must be called before the first tensor is made. What the user
-    has set stays."""
+    """Makes torch request pages of 2 MiB for large tensors, where the kernel grants them on
+    request. torch reads this once: it must be called before the first tensor is made. A value that
+    the user has set is kept."""
     try:
         chosen = _HUGE_PAGES.read_text()
     except OSError:
@@ -29,8 +29,8 @@ def ask_for_huge_pages() -> None:
 
 
 def keep_freed_memory() -> bool:
-    """Has glibc keep freed memory for the next tensor instead of giving it back to the system;
-    whether that could be set.
+    """Keeps freed memory for reuse instead of returning it to the system (glibc). Returns whether
+    that worked.
 
     The price: the process holds the most that it ever used, and somewhat more, since blocks of
     different sizes leave gaps.

@@ -1,5 +1,5 @@
-"""Randomness as a function: every random draw of a run comes from a generator that is made, where
-it is needed, from the run's seed and a name for the draw.
+"""Randomness as a function: every random draw of a run uses a fresh generator, derived from the
+run's seed and a name for the draw.
 
     order_N = torch.randperm(n, generator=generator(seed, "order", epoch))
 

@@ -45,6 +45,8 @@ from tcl_train.losses import blockwise
 from tcl_train.runtime import device as device_module
 from tcl_train.runtime.device import Runtime
 
+pytestmark = pytest.mark.usefixtures("fake_cuda")
+
 NoWaiting = Callable[[], AbstractContextManager[Any]]
 
 CONFIGS = Path(__file__).parents[2] / "configs"

@@ -1,5 +1,5 @@
-"""Augmentation on whole batches, on the training device, with parameters of their own for each
-image and view."""
+"""Augmentation on whole batches, on the training device, with separate parameters for each image
+and view."""
 
 from tcl_train.data.augment.blur import GaussianBlur
 from tcl_train.data.augment.colour import ColorJitter, RandomGrayscale, Solarize

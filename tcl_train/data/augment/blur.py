@@ -21,10 +21,10 @@ from tcl_train.data.augment.transform import (
 
 
 class GaussianBlur(Transform):
-    """A Gaussian of a width from `sigma` (uniform, in pixels), with probability p.
+    """Gaussian blur with probability p; the standard deviation is uniform in `sigma`, in pixels.
 
-    The kernel reaches over `kernel` pixels, an odd number; `auto` is a tenth of the image's side,
-    as in SimCLR, and 3 at least. Borders are mirrored, as in torchvision.
+    The kernel is `kernel` pixels wide, an odd number; `auto` is a tenth of the image's side, as in
+    SimCLR, but at least 3. Borders are mirrored, as in torchvision.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class GaussianBlur(Transform):
 
 
 def gaussian_blur(x_NCHW: Tensor, sigma_N: Tensor, radius: int) -> Tensor:
-    """Along one axis, then along the other, each image with its own width."""
+    """A separable blur; each image has its own standard deviation."""
     offset_K = torch.arange(-radius, radius + 1, device=x_NCHW.device)
     weight_NK = (-0.5 * (offset_K / sigma_N[:, None]).square()).exp()
     weight_NK = weight_NK / weight_NK.sum(1, keepdim=True)

@@ -1,5 +1,5 @@
-"""Colour transforms on float images. Grey images (one channel) have no saturation and no hue: what
-would change only those leaves them as they are."""
+"""Colour transforms on float images. Grey images (one channel) have no saturation and no hue:
+changes of only these leave them unchanged."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class ColorJitter(Transform):
     probability p.
 
     brightness, contrast, saturation: the factor is uniform in [max(0, 1 - v), 1 + v];
-    hue: the shift is uniform in [-hue, hue], in turns of the colour circle, hue <= 0.5.
-    The operations are torchvision's of the same names, on float images: uint8 images, which
-    torchvision rounds down after each operation, keep their fractions here.
+    hue: the shift is uniform in [-hue, hue], as a fraction of the colour circle, hue <= 0.5.
+    The operations equal torchvision's on float images. torchvision rounds uint8 images down after
+    each operation; here they are floats throughout.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class ColorJitter(Transform):
 
 
 def _jittered(x_NCHW: Tensor, amount_N4: Tensor, order_N4: Tensor, *, hue_turn: int) -> Tensor:
-    """Changes the images it is given. Row n of the order says whose turn it is in image n."""
+    """Changes the images in place. Row n of the order gives image n's operations in turn."""
     factor_N4 = amount_N4.gather(1, order_N4)
     to_grey_N4 = torch.where(order_N4 == SATURATION, 1 - factor_N4, 0)
     to_mean_N4 = torch.where(order_N4 == CONTRAST, 1 - factor_N4, 0)
@@ -113,7 +113,7 @@ class RandomGrayscale(Transform):
 
 
 class Solarize(Transform):
-    """Levels from `threshold` (of 0 to 255) on are inverted, with probability p."""
+    """Inverts levels at or above `threshold` (0 to 255), with probability p."""
 
     def __init__(self, threshold: float = 128, p: float | Sequence[float] = 0.2) -> None:
         self.threshold = checks.number("threshold", threshold, at_least=0, at_most=255)

@@ -18,12 +18,12 @@ from tcl_train.data.augment.transform import (
 
 
 class RandomErasing(Transform):
-    """A random box is painted over, with probability p. Zhong et al. 2020.
+    """Fills a random box with one value, with probability p. Zhong et al. 2020.
 
     The box has a share of the image's area from `scale` and a ratio of height to width from
-    `ratio` (log-uniform); ten tries are made to find one smaller than the image, after which the
-    image stays. `value`: from 0 (black) to 1 (white). As torchvision's, with one difference:
-    there, erasing comes after normalisation, so that its 0 is the data set's mean.
+    `ratio` (log-uniform); if ten tries give no box smaller than the image, the image is unchanged.
+    `value`: from 0 (black) to 1 (white). One difference from torchvision: there, erasing comes
+    after normalisation, so that 0 is the data set's mean.
     """
 
     TRIES = 10

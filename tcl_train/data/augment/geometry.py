@@ -24,9 +24,9 @@ class RandomResizedCrop(Transform):
     """A random box of the image, resized to the output size.
 
     The box has a share of the image's area from `scale` and a side ratio from `ratio`
-    (log-uniform); its place is uniform. Ten tries are made to find one that lies in the image;
-    after that the whole image is taken. Distribution and pixels (bilinear, antialiased where it
-    shrinks) are those of torchvision's transform of the same name on tensors.
+    (log-uniform); its position is uniform. If ten tries give no box inside the image, the whole
+    image is taken. Distribution and pixels (bilinear, antialiased where it shrinks) equal
+    torchvision's transform of the same name on tensors.
     """
 
     TRIES = 10
@@ -106,7 +106,7 @@ def interpolation_weights(start_N: Tensor, length_N: Tensor, extent: int, size: 
 
 
 def resample(x_NCHW: Tensor, rows_NSH: Tensor, columns_NSW: Tensor) -> Tensor:
-    """Applies a weight matrix an axis, each image its own: float32 in [0, 1], (N, C, S, S)."""
+    """Applies one weight matrix per axis and image: float32 in [0, 1], (N, C, S, S)."""
     n, c, h, w = x_NCHW.shape
     size = rows_NSH.shape[1]
     if x_NCHW.dtype == torch.uint8:
@@ -119,7 +119,7 @@ def resample(x_NCHW: Tensor, rows_NSH: Tensor, columns_NSW: Tensor) -> Tensor:
 
 
 class PadCrop(Transform):
-    """Zero padding on all sides, then a crop of the output size at a uniform place."""
+    """Zero padding on all sides, then a crop of the output size at a uniform position."""
 
     def __init__(self, padding: int = 4) -> None:
         self.padding = checks.integer("padding", padding, at_least=0)
@@ -154,7 +154,7 @@ class PadCrop(Transform):
 
 
 class HorizontalFlip(Transform):
-    """Left and right change places, with probability p."""
+    """Mirrors left and right, with probability p."""
 
     def __init__(self, p: float | Sequence[float] = 0.5) -> None:
         self.p = checks.probability("p", p)
@@ -170,8 +170,8 @@ def affine(x_NCHW: Tensor, matrix_N23: Tensor) -> Tensor:
     """Each output pixel is the nearest input pixel to where its image's matrix maps it, in pixels
     from the image's centre, or black outside.
 
-    uint8 in and out. As torchvision's affine on tensors, but that positions halfway between two
-    pixels may be rounded the other way.
+    uint8 in and out. Equals torchvision's affine on tensors, except that positions halfway between
+    two pixels may round the other way.
     """
     h, w = x_NCHW.shape[2:]
     device = x_NCHW.device

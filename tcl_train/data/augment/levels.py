@@ -1,8 +1,8 @@
 """Operations on the levels of uint8 images, as the learned policies use them: each level of an
-image (or of a channel) becomes another one, whatever its place.
+image (or of a channel) is mapped to another, independent of position.
 
-They are torchvision's on uint8 tensors, to the bit. Each takes a magnitude an image, as
-torchvision's policies do; what is called a factor elsewhere is 1 + magnitude.
+They equal torchvision's on uint8 tensors bit for bit. Each takes one magnitude per image, as
+torchvision's policies do; torchvision's factors are 1 + magnitude.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def invert(x_NCHW: Tensor, unused_N: Tensor) -> Tensor:  # noqa: ARG001
 
 
 def autocontrast(x_NCHW: Tensor, unused_N: Tensor) -> Tensor:  # noqa: ARG001
-    """Stretches each channel to all of [0, 255]; one of a single level stays."""
+    """Stretches each channel to [0, 255]; a constant channel is unchanged."""
     n, c, _, _ = x_NCHW.shape
     flat_NCP = x_NCHW.flatten(2)
     low_NC11 = flat_NCP.amin(2).float().view(n, c, 1, 1)
@@ -80,7 +80,7 @@ def autocontrast(x_NCHW: Tensor, unused_N: Tensor) -> Tensor:  # noqa: ARG001
 
 
 def equalize(x_NCHW: Tensor, unused_N: Tensor) -> Tensor:  # noqa: ARG001
-    """Gives each channel a flat histogram, as near as levels allow."""
+    """Makes each channel's histogram as flat as possible."""
     n, c, h, w = x_NCHW.shape
     level_RP = x_NCHW.reshape(n * c, h * w).long()
     counts_RL = torch.zeros(n * c, 256, dtype=torch.int32, device=x_NCHW.device)

@@ -15,19 +15,19 @@ from torch import Tensor
 from tcl_train.data.augment.transform import Parameters, Transform
 from tcl_train.data.normalize import Normalize, check_room
 
-# On the CPU, a batch is worked through in parts that stay in the cache: so many values for each
-# thread. On other devices each part would cost launches, and the batch is one part.
+# On the CPU, a batch is processed in parts that fit in the cache: this many values per thread. On
+# other devices each part would cost kernel launches, so the batch is one part.
 VALUES_A_THREAD = 2**20
 
 
 class Augment:
-    """Transforms in the order in which they are named, then normalisation
+    """Applies transforms in the order of their names in the config, then normalises
     (:class:`tcl_train.data.normalize.Normalize`).
 
         views_NCHW = augment(images_BCHW, views=2, generator=generator(seed, "augment", step))
 
-    The first B rows are the first view of each image, the next B the second. `second` holds the
-    transforms of every second view; None: all views have the same. A transform may also have a
+    The first B rows are the first view of each image, the next B the second. `second`: the
+    transforms of every second view; None: all views use the same. A transform may also have a
     probability for each view (see :class:`Transform`).
     """
 
@@ -83,13 +83,13 @@ class Augment:
         return result_NCSS
 
     def with_size(self, size: int | None) -> Augment:
-        """The same with another side of the views; None: as it is."""
+        """The same for views with another side in pixels; None: unchanged."""
         if size is None or size == self.normalize.size:
             return self
         return Augment(self.transforms, self.normalize.with_size(size), self.second)
 
     def check(self, height: int, width: int) -> None:
-        """Raises ValueError, naming the transform, if images of this size will not do."""
+        """Raises ValueError that names the transform if it cannot take images of this size."""
         for place, transforms in (("augment", self.transforms), ("second_view", self.second or {})):
             size = height, width
             for name, transform in transforms.items():

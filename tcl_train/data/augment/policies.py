@@ -1,8 +1,6 @@
-"""AutoAugment, RandAugment and TrivialAugment: a few operations an image, drawn from a list.
-
-All are torchvision's: the operations with their strengths, the learned policies, and what is drawn
-with which probability. Images are uint8, and each operation is carried out on all images that drew
-it at once.
+"""AutoAugment, RandAugment and TrivialAugment: a few random operations per image. Operations,
+strengths, learned policies and probabilities equal torchvision's. Images are uint8, and each
+operation is carried out on all images that drew it at once.
 
 N: images; K: operations an image, one after the other; P: policies of a data set.
 """
@@ -95,10 +93,10 @@ class _Policy(Transform):
 
 
 def apply_operations(x_NCHW: Tensor, operation_N: np.ndarray, magnitude_N: np.ndarray) -> Tensor:
-    """To each image its own operation, by its place in NAMES, with its magnitude."""
+    """Applies one operation per image, given by its index in NAMES, with its magnitude."""
     is_affine_N = np.isin(operation_N, [NAMES.index(name) for name in AFFINE])
     matrix_N23 = affine_matrices(operation_N, magnitude_N, *x_NCHW.shape[2:])
-    # One group for all affine operations: they are one operation with matrices of their own.
+    # All affine operations form one group: one operation with a matrix per image.
     group_N = np.where(is_affine_N, len(NAMES), operation_N)
     functions: list[Callable[..., Tensor] | None] = [
         None if function is None else _without_matrix(function) for function in OPERATIONS.values()
@@ -131,7 +129,7 @@ def affine_matrices(
 
 
 def random_sign(operation_NK: Tensor, negative_NK: Tensor) -> Tensor:
-    """1, or -1 where `negative` and the operation works in two directions."""
+    """-1 where `negative` and the operation is signed, else 1."""
     has_sign = torch.tensor([name in RANDOM_SIGN for name in NAMES])
     return torch.where(has_sign[operation_NK] & negative_NK, -1.0, 1.0)
 

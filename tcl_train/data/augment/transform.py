@@ -1,9 +1,9 @@
 """What a transform is: drawing its parameters and applying them are two steps.
 
 Parameters are drawn on the CPU for all images of the global batch at once, so that every device
-and any number of processes see the same ones; each process applies its share. Which images an
-operation changes is decided on the CPU too, from the parameters: `apply` never waits for the
-device.
+and any number of processes see the same ones; each process applies those of its own rows. Which
+images an operation changes is decided on the CPU too, from the parameters: `apply` never waits for
+the device.
 
 N: views x images; M: some of them; C: channels (1 or 3); H, W: rows and columns; S: side of the
 output.
@@ -25,10 +25,10 @@ Parameters = dict[str, Tensor]
 
 class Transform(ABC):
     """`draw` gives tensors whose first dimension is N; `apply` uses them on N images, which are
-    uint8, or float32 in [0, 1], and are left as they are.
+    uint8, or float32 in [0, 1], which it does not change.
 
-    p: the probability with which an image is changed, where a transform has one; of several, one
-    a view, each view takes its own, in turn.
+    p: the probability that an image is changed, for transforms that have one; a list holds one per
+    view and is repeated for further views.
     """
 
     p: float | tuple[float, ...] = 1.0
@@ -42,7 +42,7 @@ class Transform(ABC):
         return mine
 
     def output_size(self, height: int, width: int, size: int) -> tuple[int, int]:  # noqa: ARG002
-        """What becomes of images of `height` x `width`.
+        """The (height, width) that images of `height` x `width` have afterwards.
 
         Raises:
             ValueError: they cannot be transformed.
@@ -100,7 +100,8 @@ def truncated(x_NCHW: Tensor) -> Tensor:
 
 
 def to_numpy(value: Tensor) -> np.ndarray:
-    """A CPU parameter as an array, to decide by. (Tensor.numpy would do, but not under a
+    """A CPU parameter as a NumPy array, for decisions on the host. (Tensor.numpy would do, but not
+    under a
     FakeTensorMode, which is how tests see that `apply` asks nothing of the device.)"""
     return np.array(value.tolist())
 
@@ -116,8 +117,8 @@ def apply_to_chosen(
     function: Callable[..., Tensor],
     *values: Tensor,
 ) -> Tensor:
-    """`function(images, *values)` for the chosen images, given their rows of the values; the
-    others as they are."""
+    """`function(images, *values)` for the chosen images, given their rows of the values; the others
+    are unchanged."""
     group_N = to_numpy(chosen_N).astype(np.int64)
     if not group_N.any():
         return x_NCHW
@@ -131,7 +132,7 @@ def apply_by_group(
     *values: Tensor,
 ) -> Tensor:
     """`functions[group](images, *values)` for the images of each group, given their rows of the
-    values; None leaves them as they are.
+    values; None leaves them unchanged.
 
     Images are sorted by group, so that each group is a slice, and sorted back: two indices go to
     the device, however many groups there are. The slices are copies, which a function may write to.

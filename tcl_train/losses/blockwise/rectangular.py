@@ -35,7 +35,7 @@ def rectangular_log_denominator(
         anchor_ND, candidate_MD: rows of any length, float32 or float64.
         positive_N, positive_M: int64; a pair with equal values is a positive pair.
         weights: any temperature > 0.
-        own_N: the place of each anchor among the candidates, which is left out; -1 where it is
+        own_N: the index of each anchor among the candidates, which is left out; -1 where it is
             not among them; None where no anchor is.
         floor_N: negatives with a smaller similarity than this are left out.
         tile: the largest block; None chooses for the device.

@@ -35,7 +35,7 @@ def symmetric_log_denominator(
     Args:
         z_ND: unit rows, float32 or float64, sorted by group.
         group_N: int64, ascending; rows with one value are positives of each other.
-        weights: with a temperature for which `:func:`normalize_rows_rows_fit`.
+        weights: with a temperature for which :func:`unit_rows_fit`.
         tile: the largest block; None chooses for the device.
     """
     tile = tile or tile_for(z_ND.device)

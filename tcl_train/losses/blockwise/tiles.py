@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 class PairWeights(NamedTuple):
-    """The temperature, and what the terms of D are multiplied with, each >= 0: k1 of the positives'
+    """The temperature, and the factors of the terms of D, each >= 0: k1 of the positives'
     extra term, `negative` of the negatives. The positives' own terms count once."""
 
     tau: float
