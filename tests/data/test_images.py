@@ -124,7 +124,10 @@ def test_a_cmyk_jpeg_is_not_inverted(tmp_path: Path) -> None:
 @pytest.mark.parametrize("ending", ["png", "tif", "pgm"])
 def test_16_bit_grey_is_scaled_down_rather_than_clipped(tmp_path: Path, ending: str) -> None:
     values_HW = np.array([[0, 255, 256], [4660, 32768, 40000], [65279, 65280, 65535]], np.uint16)
-    Image.fromarray(values_HW).save(tmp_path / f"a.{ending}")
+    if ending == "pgm":  # older versions of Pillow read it and do not write it
+        (tmp_path / "a.pgm").write_bytes(b"P5 3 3 65535\n" + values_HW.astype(">u2").tobytes())
+    else:
+        Image.fromarray(values_HW).save(tmp_path / f"a.{ending}")
     expected_HW = (values_HW // 256).astype(np.uint8)
     np.testing.assert_array_equal(decode(tmp_path / f"a.{ending}", 3), np.stack([expected_HW] * 3))
 
