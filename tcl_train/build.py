@@ -28,7 +28,7 @@ from torch import nn
 
 from tcl_train import checks
 from tcl_train.data.augment import Augment
-from tcl_train.data.dataset import DataSet, ReadOptions
+from tcl_train.data.dataset import DataSet, ReadOptions, difference
 from tcl_train.data.loader import Loader
 from tcl_train.data.normalize import Normalize
 from tcl_train.engine.fit import Trainer
@@ -170,6 +170,7 @@ def build_run(
         data = build_data(config, supervised=settings.supervised)
     trainer = _build_trainer(config, settings, loss=loss, data=data, runtime=runtime)
     if state is not None:
+        _check_same_data(state, trainer)
         _restore(trainer, state, resume_from)
     make_untrained = partial(build_encoder, config, image_size=data.image_size)
     evaluator = Evaluator(
@@ -219,8 +220,19 @@ def _build_trainer(
             "mean": list(data.mean),
             "std": list(data.std),
             "classes": list(data.classes),
+            "data": data.fingerprint(),
         },
     )
+
+
+def _check_same_data(state: dict[str, Any], trainer: Trainer) -> None:
+    before = state["about"].get("data")  # which runs of earlier versions do not store
+    changed = before and difference(before, trainer.about["data"])
+    if changed:
+        raise RequestError(
+            f"the data are not those that the run was started with: {changed}; restore them, or "
+            "start another run"
+        )
 
 
 def _restore(trainer: Trainer, state: dict[str, Any], path: Path | None) -> None:
@@ -326,6 +338,9 @@ def build_loss(config: DictConfig) -> nn.Module:
     return _build("loss", config.loss)
 
 
+LATER_DATA_KEYS = ("cache_limit_gb", "on_damaged")  # which runs of earlier versions lack
+
+
 def build_data(config: DictConfig, *, supervised: bool) -> DataSet:
     workers = config.data.workers
     with _as_request_error(""):
@@ -334,6 +349,8 @@ def build_data(config: DictConfig, *, supervised: bool) -> DataSet:
             memory_limit_gb=config.data.memory_limit_gb,
             workers=available_cpus() if workers == "auto" else workers,
             supervised=supervised,
+            seed=config.seed,
+            **{key: config.data[key] for key in LATER_DATA_KEYS if key in config.data},
         )
     return _build("dataset", config.dataset, options=options)
 

@@ -7,6 +7,7 @@ where there is one to resume.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -43,3 +44,9 @@ class Interrupted(CommandError):
         super().__init__(message, resumable=resumable)
         self.signum = signum
         self.exit_status = 128 + signum
+
+
+def few(names: Sequence[str], most: int = 5) -> str:
+    """For messages: the first names, and how many more there are."""
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

@@ -100,6 +100,7 @@ def without_hydra(config: DictConfig) -> DictConfig:
 
 # ------------------------------------------------------------------ later commands on a run
 
+DATASET_ROOT = "dataset.root"  # may change on resume, too: the content is compared
 CHANGEABLE_ON_RESUME = ("device", "compile", "log_every", "profile", "checkpoint", "data", "resume")
 
 
@@ -126,7 +127,12 @@ def resumed_config(stored: DictConfig, overrides: Sequence[str]) -> DictConfig:
     for override in given:
         key = override.key_or_group
         root = key.split(".")[0]
-        if root in CHANGEABLE_ON_RESUME or root == "hydra" or root.startswith("hydra/"):
+        if (
+            key == DATASET_ROOT
+            or root in CHANGEABLE_ON_RESUME
+            or root == "hydra"
+            or root.startswith("hydra/")
+        ):
             continue
         place = f"names.{override.package or key}" if is_group(override) else key
         before, now = OmegaConf.select(stored, place), OmegaConf.select(composed, place)
@@ -134,10 +140,12 @@ def resumed_config(stored: DictConfig, overrides: Sequence[str]) -> DictConfig:
             raise RequestError(
                 f"{override.input_line}: the run to resume was started with {key}={before}; "
                 f"leave it out, or start another run (what may change: "
-                f"{', '.join(CHANGEABLE_ON_RESUME[:-1])})"
+                f"{', '.join(CHANGEABLE_ON_RESUME[:-1])}, {DATASET_ROOT})"
             )
     for key in CHANGEABLE_ON_RESUME:
         stored[key] = composed[key]
+    if any(override.key_or_group == DATASET_ROOT for override in given):
+        stored.dataset.root = composed.dataset.root
     return stored
 
 

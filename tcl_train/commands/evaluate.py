@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from tcl_train.build import build_evaluation
+from tcl_train.commands.result import about_data
 from tcl_train.errors import RequestError
 from tcl_train.run.directory import RunDir
 from tcl_train.runtime.files import write_json
@@ -26,14 +27,9 @@ def evaluate_again(config: DictConfig, run_dir: RunDir) -> dict[str, Any]:
     evaluation = build_evaluation(config, run_dir.last_checkpoint)
     data, names = evaluation.data, config.names
     measures = evaluation.evaluator.measure(evaluation.encoder)
-    assert data.train is not None
-    assert data.test is not None
     result = {
         **measures,
-        "dataset": names.dataset,
-        "num_train": len(data.train),
-        "num_test": len(data.test),
-        "num_classes": len(data.classes),
+        **about_data(names.dataset, data),
         "step": evaluation.step,
     }
     path = _free_name(run_dir.path / "evaluations", f"{names.dataset}-{names.probe}")

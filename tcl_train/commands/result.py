@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from tcl_train import __version__
 from tcl_train.build import Run
+from tcl_train.data.dataset import DataSet
 from tcl_train.run.directory import RunDir
 from tcl_train.runtime.device import device_name
 
@@ -23,11 +24,8 @@ def assemble_result(
     names = config.names
     return {
         **measures,
-        "dataset": names.dataset,
+        **about_data(names.dataset, data),
         "num_pretrain": len(data.pretrain),
-        "num_train": len(data.train if data.train is not None else data.pretrain),
-        "num_test": 0 if data.test is None else len(data.test),
-        "num_classes": len(data.classes),
         **{part: {"name": names[part], **_parameters(config[part])} for part in PARTS},
         "augment": {"name": names.augment, **_transforms(config.augment)},
         "second_view": None
@@ -55,6 +53,19 @@ def assemble_result(
         "tcl_train_version": __version__,
         "git_commit": commit,
         "overrides": OmegaConf.to_object(config.overrides),
+    }
+
+
+def about_data(name: str, data: DataSet) -> dict[str, Any]:
+    """What was scored: the data set, where it lies, and its splits."""
+    return {
+        "dataset": name,
+        "dataset_root": data.root,
+        "test_split": data.test_split,
+        "num_train": len(data.train if data.train is not None else data.pretrain),
+        "num_test": 0 if data.test is None else len(data.test),
+        "num_classes": len(data.classes),
+        "left_out": list(data.left_out),
     }
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from tcl_train import checks
 from tcl_train.data.images import Images
-from tcl_train.errors import RequestError
+from tcl_train.errors import few
+
+ON_DAMAGED = ("stop", "skip")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,18 +22,26 @@ class ReadOptions:
     """How to read a data set of any kind.
 
     cache_dir: where decoded images and their statistics are kept.
-    memory_limit_gb: image folders that would take more are decoded anew by workers each epoch.
+    cache_limit_gb: what is kept there at most; the files used longest ago go first.
+    memory_limit_gb: data sets that would take more are decoded anew by workers each epoch.
+    on_damaged: `stop` at a file that cannot be decoded, or `skip` it.
     workers: decoding processes or threads.
     supervised: whether pretraining may see labels.
+    seed: of the run; decides what is held out where a data set has no test split.
     """
 
     cache_dir: Path
     memory_limit_gb: float
     workers: int
     supervised: bool
+    cache_limit_gb: float = 20
+    on_damaged: str = "stop"
+    seed: int = 1
 
     def __post_init__(self) -> None:
         checks.number("data.memory_limit_gb", self.memory_limit_gb, at_least=0)
+        checks.number("data.cache_limit_gb", self.cache_limit_gb, at_least=0)
+        checks.one_of("data.on_damaged", self.on_damaged, ON_DAMAGED)
         checks.integer("data.workers", self.workers, at_least=0)
 
 
@@ -43,6 +55,14 @@ class Split:
     def __len__(self) -> int:
         return len(self.images)
 
+    def digest(self) -> str:
+        """Names images and labels, wherever they lie: KIND:HEX, as the images' own digest."""
+        kind, _, content = self.images.digest().partition(":")
+        digest = hashlib.blake2b(content.encode(), digest_size=16)
+        if self.labels_N is not None:
+            digest.update(self.labels_N.cpu().numpy().tobytes())
+        return f"{kind}:{digest.hexdigest()}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataSet:
@@ -51,6 +71,9 @@ class DataSet:
     pretrain: what pretraining sees. train, test: labelled, what the evaluation sees; both None
     for a folder of unlabelled images. image_size: the side of the views that encoders take, in
     pixels (images may be stored larger). mean, std: of the pixel values in [0, 1], one per channel.
+    root: the folder that was read, in full; None: none was. test_split: where the test images come
+    from, in words; None: the data set's own test split. left_out: the damaged files that were
+    skipped, with the reasons.
     """
 
     pretrain: Split
@@ -60,23 +83,53 @@ class DataSet:
     image_size: int
     mean: Sequence[float]
     std: Sequence[float]
+    root: str | None = None
+    test_split: str | None = None
+    left_out: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("mean", "std"):
             values = tuple(checks.several(name, getattr(self, name)))
             object.__setattr__(self, name, values)  # as a frozen dataclass does
 
+    def fingerprint(self) -> dict[str, Any]:
+        """What a run can be compared with when it is resumed: classes, counts, size, and a digest
+        of images and labels, wherever they lie."""
+        splits = {"training images": self.pretrain, "test images": self.test}
+        if self.train is not None and self.train is not self.pretrain:
+            splits["labelled training images"] = self.train
+        return {
+            "classes": list(self.classes),
+            "image size": self.image_size,
+            "counts": {name: 0 if s is None else len(s) for name, s in splits.items()},
+            "digests": {name: "" if s is None else s.digest() for name, s in splits.items()},
+        }
 
-def check_classes(where: str, train: list[str], test: list[str]) -> None:
-    """Raises RequestError when the test split has a class that training lacks."""
-    unknown = sorted(set(test) - set(train))
-    if unknown:
-        raise RequestError(
-            f"{where}: the test split has {_few(unknown)}, which the training split lacks; "
-            f"training has {len(train)} classes ({_few(train)})"
-        )
+
+def difference(before: dict[str, Any], now: dict[str, Any]) -> str | None:
+    """What differs between two fingerprints, in words; None: nothing does."""
+    was, has = set(before["classes"]), set(now["classes"])
+    parts = []
+    if has - was:
+        parts.append(f"new classes: {few(sorted(has - was))}")
+    if was - has:
+        parts.append(f"missing classes: {few(sorted(was - has))}")
+    for name, count in before["counts"].items():
+        found = now["counts"].get(name, 0)
+        if found != count:
+            parts.append(f"{count} {name} before, {found} now")
+    if before["image size"] != now["image size"]:
+        parts.append(f"image size {before['image size']} before, {now['image size']} now")
+    changed = [
+        name
+        for name, digest in before["digests"].items()
+        if _contradicts(digest, now["digests"].get(name, ""))
+    ]
+    if changed and not parts:
+        parts.append(f"other {' and '.join(changed)} than before (or other labels)")
+    return "; ".join(parts) or None
 
 
-def _few(names: list[str], most: int = 5) -> str:
-    shown = ", ".join(names[:most])
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+def _contradicts(before: str, now: str) -> bool:
+    """Digests of different kinds, of pixels and of files, cannot be compared."""
+    return before.partition(":")[0] == now.partition(":")[0] and before != now

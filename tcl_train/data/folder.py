@@ -1,52 +1,43 @@
-"""Data sets that are folders of images.
-
-    ROOT/train/CLASS/*   ROOT/test/CLASS/*   (or val)      labelled
-    ROOT/*                                                 unlabelled, with supervised=false
+"""Data sets that are folders of images; see tcl_train/data/layout.py for how they may be laid out.
 
 Images that fit in memory are decoded once into one uint8 array and cached on disk; larger sets
-are looked through once for damaged files, and decoded by workers as training goes.
+are checked once for damaged files, then decoded by workers during training.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import statistics
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from PIL import Image
 
 from tcl_train import checks
-from tcl_train.data.dataset import DataSet, ReadOptions, Split, check_classes
-from tcl_train.data.images import ArrayImages, FileImages, Images, check_file, decode
-from tcl_train.data.listing import Listing, labelled, unlabelled
-from tcl_train.data.statistics import channel_statistics
+from tcl_train.data.cache import Cache
+from tcl_train.data.dataset import DataSet, ReadOptions, Split
+from tcl_train.data.decode import UnreadableImage, check_file, decode, quietly
+from tcl_train.data.images import ArrayImages, FileImages, Images, array_digest
+from tcl_train.data.layout import find_layout
+from tcl_train.data.listing import Listing, even_sample
+from tcl_train.data.statistics import channel_statistics, count_constant
 from tcl_train.errors import RequestError
-from tcl_train.runtime.files import write_atomically
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-TEST_NAMES = ("test", "val")
 LARGEST_IMAGE_SIZE = 224  # what `image_size: null` chooses at most
 STORED_MARGIN = 256 / 224  # large images are stored with this margin around what encoders see
 SAMPLE_FOR_SIZE = 200
-CACHE_VERSION = 1
-
-
-def has_image_folders(root: Path) -> bool:
-    """Whether `root` holds train/ and test/ (or val/)."""
-    return (root / "train").is_dir() and _test_folder(root) is not None
-
-
-def _test_folder(root: Path) -> Path | None:
-    return next((root / name for name in TEST_NAMES if (root / name).is_dir()), None)
+SAMPLE_FOR_CONSTANT = 100
+VERIFIED = 16  # cached images that are compared with their files
+CACHE_VERSION = 2
+FEW_SHOWN = 20  # damaged files in the log
 
 
 def image_folder(
@@ -57,6 +48,7 @@ def image_folder(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     classes: Sequence[str] | None = None,
+    test_fraction: float | None = None,
 ) -> DataSet:
     """Reads a folder of images.
 
@@ -67,6 +59,8 @@ def image_folder(
             most 224.
         mean, std: of the channels; None works them out from the training images.
         classes: the class folders that must be there; None takes those that are.
+        test_fraction: the share of each class that is held out where there is no test split; None:
+            0.2 with labels, none without.
 
     Raises:
         RequestError: names the folder and what to put there.
@@ -76,35 +70,29 @@ def image_folder(
             "dataset.root is not set; give the folder that holds train/CLASS/ and test/CLASS/, "
             "as in dataset.root=DIR"
         )
+    if test_fraction is not None:
+        checks.number("dataset.test_fraction", test_fraction, above=0, below=1)
     folder = Path(root).expanduser()
     if not folder.is_dir():
         raise RequestError(
             f"dataset.root={root}: there is no such folder ({folder.absolute()}); it should hold "
             "train/CLASS/ and test/CLASS/ (or val/CLASS/) with images"
         )
-    if has_image_folders(folder):
-        train = labelled(folder / "train")
-        test_folder = _test_folder(folder)
-        assert test_folder is not None
-        test = labelled(test_folder)
-    elif options.supervised:
-        raise RequestError(
-            f"dataset.root={root}: no train/ and test/ (or val/) in {folder.absolute()}; put "
-            "images at train/CLASS/ and test/CLASS/, or train without labels by supervised=false"
-        )
-    else:
-        train, test = unlabelled(folder), None
+    layout = find_layout(
+        folder,
+        supervised=options.supervised,
+        test_fraction=test_fraction,
+        seed=options.seed,
+    )
+    train, test = layout.train, layout.test
     if classes is not None and list(train.classes) != sorted(classes):
         missing = sorted(set(classes) - set(train.classes))
         extra = sorted(set(train.classes) - set(classes))
         raise RequestError(
-            f"{folder / 'train'}: not the {len(classes)} classes of this data set; "
+            f"{train.folder}: not the {len(classes)} classes of this data set; "
             f"missing: {', '.join(missing[:5]) or 'none'} ({len(missing)}), "
             f"not among them: {', '.join(extra[:5]) or 'none'} ({len(extra)})"
         )
-    if test is not None:
-        check_classes(str(folder), list(train.classes), list(test.classes))
-
     short_side = None
     if image_size is not None:
         checks.integer("image_size", image_size, at_least=1)
@@ -112,26 +100,27 @@ def image_folder(
         short_side = _median_short_side(train.paths)
         image_size = min(short_side, LARGEST_IMAGE_SIZE)
         log.info("%s: images are seen at %d x %d pixels", folder, image_size, image_size)
-    stored_size = _stored_size(image_size, short_side)
+    size = _stored_size(image_size, short_side)
 
-    train_images, train_key = _read(train, stored_size, options)
+    needed = 3 * size * size * (len(train) + (0 if test is None else len(test)))
+    in_memory = needed <= options.memory_limit_gb * 2**30
+    train_part = _Part(train, size, options, in_memory=in_memory)
+    test_part = None if test is None else _Part(test, size, options, in_memory=in_memory)
     if mean is None or std is None:
-        measured_mean, measured_std = _cached_statistics(train_images, train_key, options)
+        measured_mean, measured_std = train_part.channel_statistics()
         mean = measured_mean if mean is None else mean
         std = measured_std if std is None else std
-    train_split = Split(train_images, train.labels_N)
-    test_split = None
-    if test is not None:
-        test_labels_N = torch.tensor([train.classes.index(test.classes[i]) for i in test.labels])
-        test_split = Split(_read(test, stored_size, options)[0], test_labels_N)
     return DataSet(
-        pretrain=train_split,
-        train=None if test is None else train_split,
-        test=test_split,
+        pretrain=train_part.split,
+        train=None if test_part is None else train_part.split,
+        test=None if test_part is None else test_part.split,
         classes=train.classes,
         image_size=image_size,
         mean=mean,
         std=std,
+        root=str(folder.absolute()),
+        test_split=layout.test_split,
+        left_out=train_part.left_out + (() if test_part is None else test_part.left_out),
     )
 
 
@@ -144,7 +133,7 @@ def _median_short_side(paths: list[str]) -> int:
     sides = []
     for path in paths[::step]:
         try:
-            with Image.open(path) as image:
+            with quietly(), Image.open(path) as image:
                 sides.append(min(image.size))
         except Exception:
             continue
@@ -159,41 +148,164 @@ def _stored_size(image_size: int, short_side: int | None) -> int:
     return with_margin if short_side is None else min(with_margin, short_side)
 
 
-# ------------------------------------------------------------------ reading and caching
+# ------------------------------------------------------------------ one split, read or to be read
 
 
-def _read(listing: Listing, size: int, options: ReadOptions) -> tuple[Images, str]:
-    """The images, and the name of what is cached of them."""
-    key = listing.digest(CACHE_VERSION, size)
-    paths = listing.paths
-    if len(paths) * 3 * size * size > options.memory_limit_gb * 2**30:
-        _check_once(listing, options.cache_dir / f"{key}.checked", options.workers)
-        return FileImages(paths, size, options.workers), key
-    cached = options.cache_dir / f"{key}.npy"
-    stored_NCHW = _load_array(cached, (len(paths), 3, size, size))
-    if stored_NCHW is not None:
-        return ArrayImages(torch.from_numpy(stored_NCHW)), key
-    log.info("decoding %d images from %s", len(paths), listing.folder)
-    images_NCHW = np.empty((len(paths), 3, size, size), np.uint8)
+class _Part:
+    """The images of a listing, without those that are damaged.
 
-    def put(index: int) -> None:
-        images_NCHW[index] = decode(paths[index], size)
+    Facts of it are cached: which files are damaged and why, a digest of the content, mean and
+    standard deviation, and how many images of a sample have a single value.
+    """
 
-    _for_each(put, range(len(paths)), threads=options.workers)
-    _cache(cached, lambda path: _save_array(path, images_NCHW))
-    return ArrayImages(torch.from_numpy(images_NCHW)), key
+    def __init__(
+        self, listing: Listing, size: int, options: ReadOptions, *, in_memory: bool
+    ) -> None:
+        self.options = options
+        self.size = size
+        self.cache = Cache(options.cache_dir, options.cache_limit_gb)
+        self.key = listing.key(CACHE_VERSION, size)
+        self.facts = self.cache.load_facts(self.key)
+        self.listing = listing
+        images = self._in_memory() if in_memory else self._streamed()
+        self.split = Split(images, self.listing.labels_N)
+        self._report_constant()
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        return tuple(f"{name}: {reason}" for name, reason in self.facts["damaged"].items())
+
+    def channel_statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        if "mean" not in self.facts:
+            mean, std = channel_statistics(self.split.images)
+            self._learn(mean=mean, std=std)
+        return tuple(self.facts["mean"]), tuple(self.facts["std"])
+
+    def _streamed(self) -> Images:
+        if "damaged" not in self.facts:
+            log.info("checking %d images from %s", len(self.listing), self.listing.folder)
+            damaged = self._for_each(lambda i: check_file(self.listing.files[i].path))
+            self._learn(damaged=damaged, digest=self.listing.digest())
+        self._leave_out_damaged()
+        workers, digest = self.options.workers, self.facts["digest"]
+        return FileImages(self.listing.paths, self.size, workers, digest)
+
+    def _in_memory(self) -> Images:
+        images_NCHW = self._cached_array()
+        if images_NCHW is None:
+            images_NCHW = self._decode_all()
+        return ArrayImages(torch.from_numpy(images_NCHW), self.facts["digest"])
+
+    def _cached_array(self) -> np.ndarray | None:
+        """None where it is absent or holds other pixels than the files."""
+        if not {"damaged", "digest"} <= self.facts.keys():
+            return None
+        count = len(self.listing) - len(self.facts["damaged"])
+        images_NCHW = self.cache.load_array(self.key, (count, 3, self.size, self.size))
+        if images_NCHW is None:
+            return None
+        listing = self.listing
+        self._leave_out_damaged()
+        for i in even_sample(count, VERIFIED):
+            with quietly():
+                if not np.array_equal(decode(self.listing.paths[i], self.size), images_NCHW[i]):
+                    self.listing = listing
+                    return None
+        return images_NCHW
+
+    def _decode_all(self) -> np.ndarray:
+        listing = self.listing
+        log.info("decoding %d images from %s", len(listing), listing.folder)
+        images_NCHW = np.empty((len(listing), 3, self.size, self.size), np.uint8)
+
+        def put(index: int) -> None:
+            images_NCHW[index] = decode(listing.files[index].path, self.size)
+
+        damaged = self._for_each(put)
+        if damaged:
+            kept = [i for i, name in enumerate(listing.names) if name not in damaged]
+            images_NCHW = images_NCHW[kept]
+        self._learn(damaged=damaged, digest=array_digest(images_NCHW))
+        self.cache.save_array(self.key, images_NCHW)
+        self._leave_out_damaged()
+        return images_NCHW
+
+    def _for_each(self, function: Callable[[int], object]) -> dict[str, str]:
+        """Calls the function on all places in the listing; gives the names of damaged files with
+        the reasons. With on_damaged=stop the first one is raised."""
+        damaged: dict[str, str] = {}
+        names = self.listing.names
+        skip = self.options.on_damaged == "skip"
+
+        def call(index: int) -> None:
+            try:
+                function(index)
+            except UnreadableImage as error:
+                if not skip:
+                    raise
+                damaged[names[index]] = error.reason
+
+        with quietly():
+            _in_threads(call, range(len(names)), threads=self.options.workers)
+        return dict(sorted(damaged.items()))
+
+    def _leave_out_damaged(self) -> None:
+        damaged: dict[str, str] = self.facts["damaged"]
+        if not damaged:
+            return
+        folder = self.listing.folder
+        if self.options.on_damaged != "skip":
+            name, reason = next(iter(damaged.items()))
+            raise UnreadableImage(folder / name, reason)
+        log.warning(
+            "%s: %d of %d images are damaged and left out", folder, len(damaged), len(self.listing)
+        )
+        for name, reason in list(damaged.items())[:FEW_SHOWN]:
+            log.warning("left out: %s: %s", name, reason)
+        if len(damaged) > FEW_SHOWN:
+            log.warning("left out: %d more, listed in result.json", len(damaged) - FEW_SHOWN)
+        kept = [i for i, name in enumerate(self.listing.names) if name not in damaged]
+        before = self.listing
+        self.listing = before.chosen(kept)
+        emptied = set(before.labels) - set(self.listing.labels)
+        if not kept or emptied:
+            where = ", ".join(before.classes[label] for label in sorted(emptied)) or "the folder"
+            raise RequestError(f"{folder}: all images of {where} are damaged; replace the files")
+
+    def _report_constant(self) -> None:
+        if "constant" not in self.facts:
+            sample_NCHW = self._sample()
+            self._learn(constant=(count_constant(sample_NCHW), len(sample_NCHW)))
+        constant, sample = self.facts["constant"]
+        if constant > sample / 2:
+            log.warning(
+                "%s: %d of %d sampled images have a single value (all black or all white, say); "
+                "are these the right files?",
+                self.listing.folder,
+                constant,
+                sample,
+            )
+
+    def _sample(self) -> torch.Tensor:
+        """Some of the images, evenly spread."""
+        places = even_sample(len(self.listing), SAMPLE_FOR_CONSTANT)
+        if isinstance(self.split.images, ArrayImages):
+            return self.split.images.images_NCHW[places]
+        images_NCHW = np.empty((len(places), 3, self.size, self.size), np.uint8)
+
+        def put(index: int) -> None:
+            images_NCHW[index] = decode(self.listing.files[places[index]].path, self.size)
+
+        with quietly():
+            _in_threads(put, range(len(places)), threads=self.options.workers)
+        return torch.from_numpy(images_NCHW)
+
+    def _learn(self, **facts: Any) -> None:
+        self.facts |= facts
+        self.cache.save_facts(self.key, self.facts)
 
 
-def _check_once(listing: Listing, mark: Path, threads: int) -> None:
-    """Raises RequestError for a damaged file, before a training that would meet it. Files that
-    have not changed since they were checked are not checked again."""
-    if not mark.exists():
-        log.info("checking %d images from %s", len(listing.files), listing.folder)
-        _for_each(check_file, listing.paths, threads=threads)
-        _cache(mark, Path.touch)
-
-
-def _for_each(function: Callable[[T], object], items: Sequence[T], *, threads: int) -> None:
+def _in_threads(function: Callable[[T], object], items: Sequence[T], *, threads: int) -> None:
     """Calls the function on all items; the first error stops it."""
     with ThreadPoolExecutor(max(1, threads)) as pool:
         futures = pool.map(function, items)
@@ -203,42 +315,3 @@ def _for_each(function: Callable[[T], object], items: Sequence[T], *, threads: i
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-
-
-def _cached_statistics(
-    images: Images, key: str, options: ReadOptions
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    cached = options.cache_dir / f"{key}.json"
-    try:
-        stored = json.loads(cached.read_text())
-        return tuple(stored["mean"]), tuple(stored["std"])
-    except (OSError, ValueError, KeyError, TypeError):
-        pass  # not there, or not whole
-    mean, std = channel_statistics(images)
-    text = json.dumps({"mean": mean, "std": std})
-    _cache(cached, lambda path: path.write_text(text))
-    return mean, std
-
-
-def _load_array(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
-    """None where it is not there or not whole. The file is mapped and read as images are used;
-    what is written to the array stays in memory."""
-    try:
-        array = np.load(path, mmap_mode="c")
-    except (OSError, ValueError, EOFError):
-        return None
-    return array if array.shape == shape and array.dtype == np.uint8 else None
-
-
-def _save_array(path: Path, array: np.ndarray) -> None:
-    with path.open("wb") as file:
-        np.save(file, array)
-
-
-def _cache(path: Path, write: Callable[[Path], object]) -> None:
-    """A cache that cannot be written is not needed: a warning says so, and the run continues."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, write)
-    except OSError as error:
-        log.warning("%s: not cached (%s); the images will be read again", path, error)

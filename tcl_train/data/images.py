@@ -5,10 +5,14 @@ B, N: images; C: channels (1 or 3); H, W: rows and columns. Images are uint8 unt
 
 from __future__ import annotations
 
+import hashlib
 import multiprocessing
 import os
 import signal
+import threading
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from multiprocessing.connection import wait
 from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,11 +20,11 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from tcl_train import checks
+from tcl_train.data.decode import UnreadableImage, decode
 from tcl_train.errors import RequestError
 
 
@@ -33,25 +37,62 @@ class Images(Protocol):
         """For each batch of int64 indices, the images (B, C, H, W), uint8, on the device."""
         ...
 
+    def digest(self) -> str:
+        """Names the content, wherever it lies: KIND:HEX, of `pixels` or `files`."""
+        ...
+
 
 class ArrayImages:
-    """Images in memory. They move to the training device at the first use and stay there."""
+    """Images in memory. They move to the training device at the first use and stay there, unless
+    they would take more than half of a GPU's free memory.
 
-    def __init__(self, images_NCHW: Tensor) -> None:
+    digest: of the images, where it is known already.
+    """
+
+    def __init__(self, images_NCHW: Tensor, digest: str | None = None) -> None:
         if images_NCHW.dtype != torch.uint8 or images_NCHW.ndim != 4:
             raise ValueError(
                 f"images must be uint8 of shape (N, C, H, W), got {images_NCHW.dtype} "
                 f"of shape {tuple(images_NCHW.shape)}"
             )
         self.images_NCHW = images_NCHW
+        self._digest = digest
 
     def __len__(self) -> int:
         return len(self.images_NCHW)
 
     def batches(self, index_batches: Sequence[Tensor], device: torch.device) -> Iterator[Tensor]:
-        self.images_NCHW = self.images_NCHW.to(device)
+        if self.images_NCHW.device != device and _fits(self.images_NCHW, device):
+            self.images_NCHW = self.images_NCHW.to(device)
+        here = self.images_NCHW.device
         for index_B in index_batches:
-            yield self.images_NCHW[index_B.to(device, non_blocking=True)]
+            images_BCHW = self.images_NCHW[index_B.to(here, non_blocking=True)]
+            if here != device:
+                images_BCHW = images_BCHW.pin_memory().to(device, non_blocking=True)
+            yield images_BCHW
+
+    def digest(self) -> str:
+        if self._digest is None:
+            self._digest = array_digest(self.images_NCHW.cpu().numpy())
+        return self._digest
+
+
+SHARE_OF_FREE_MEMORY = 0.5  # of a GPU's, for images; the rest is for training
+
+
+def _fits(images_NCHW: Tensor, device: torch.device) -> bool:
+    if device.type != "cuda":
+        return True
+    free, _ = torch.cuda.mem_get_info(device)
+    return images_NCHW.nbytes <= SHARE_OF_FREE_MEMORY * free
+
+
+def array_digest(images_NCHW: np.ndarray) -> str:
+    """Names shape and pixels."""
+    digest = hashlib.blake2b(repr(images_NCHW.shape).encode(), digest_size=16)
+    for image_CHW in images_NCHW:
+        digest.update(image_CHW.tobytes())
+    return f"pixels:{digest.hexdigest()}"
 
 
 def resized(images_NCHW: Tensor, size: int) -> Tensor:
@@ -73,10 +114,13 @@ class FileImages:
     that has loaded what they need and nothing else; so they are started in milliseconds.
     """
 
-    def __init__(self, paths: Sequence[str | Path], size: int, workers: int) -> None:
+    def __init__(
+        self, paths: Sequence[str | Path], size: int, workers: int, digest: str = "files:"
+    ) -> None:
         self.paths = list(paths)
         self.size = size
         self.workers = workers
+        self._digest = digest
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -89,7 +133,7 @@ class FileImages:
             batch_sampler=[[self.paths[i] for i in index_B.tolist()] for index_B in index_batches],
             num_workers=workers,
             multiprocessing_context=_context() if workers else None,
-            worker_init_fn=_leave_signals_to_the_trainer,
+            worker_init_fn=_prepare_worker,
             collate_fn=_stack,
             pin_memory=device.type == "cuda",
             generator=torch.Generator(),  # decoding draws nothing; leave the global state alone
@@ -98,6 +142,9 @@ class FileImages:
             if isinstance(images_BCHW, str):
                 raise RequestError(images_BCHW)
             yield images_BCHW.to(device, non_blocking=True)
+
+    def digest(self) -> str:
+        return self._digest
 
 
 def _context() -> BaseContext:
@@ -108,11 +155,20 @@ def _context() -> BaseContext:
     return context
 
 
-def _leave_signals_to_the_trainer(worker: int) -> None:  # noqa: ARG001
-    """A terminal or a scheduler sends them to all processes; the trainer still needs this one to
-    finish its step, and then ends it."""
-    for signum in (signal.SIGINT, signal.SIGTERM):
+def _prepare_worker(worker: int) -> None:  # noqa: ARG001
+    """A terminal or a scheduler sends signals to all processes; the trainer still needs this one to
+    finish its step, and then ends it. When the trainer is killed, this process ends by itself."""
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(signum, signal.SIG_IGN)
+    warnings.filterwarnings("ignore", module="PIL")
+    threading.Thread(target=_end_with_the_trainer, daemon=True).start()
+
+
+def _end_with_the_trainer() -> None:
+    trainer = multiprocessing.parent_process()
+    assert trainer is not None
+    wait([trainer.sentinel])
+    os._exit(1)
 
 
 class _Decoder(Dataset):
@@ -125,7 +181,7 @@ class _Decoder(Dataset):
     def __getitem__(self, path: str | Path) -> Tensor | str:
         try:
             return torch.from_numpy(decode(path, self.size))
-        except RequestError as error:
+        except UnreadableImage as error:
             return str(error)
 
 
@@ -134,62 +190,3 @@ def _stack(items: list[Tensor | str]) -> Tensor | str:
         if isinstance(item, str):
             return item
     return torch.stack(items)  # type: ignore[arg-type]
-
-
-def decode(path: str | Path, size: int) -> np.ndarray:
-    """One file as a (3, size, size) uint8 array: turned upright by its EXIF tag, scaled until it
-    covers the square, and cut to its centre.
-
-    Raises:
-        RequestError: the file is not a whole image; names it.
-    """
-    try:
-        with Image.open(path) as file:
-            image = upright_rgb(file)
-            if image.size != (size, size):
-                image = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
-            return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
-    except Exception as error:  # Pillow's readers raise many kinds for a damaged file
-        raise _not_whole(path, error) from error
-
-
-def _not_whole(path: str | Path, error: Exception) -> RequestError:
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return RequestError(f"{path}: not a whole image ({reason}); replace the file or delete it")
-
-
-JPEG_END = b"\xff\xd9"
-WHERE_A_JPEG_ENDS = 4096  # bytes; some cameras write something after it
-
-
-def check_file(path: str | Path) -> None:
-    """Looks for damage without decoding, where the type allows: a PNG's checksums, a JPEG's end.
-    Other files, and JPEGs without an end, are decoded.
-
-    Raises:
-        RequestError: the file is not a whole image; names it.
-    """
-    try:
-        with Image.open(path) as image:
-            kind = image.format
-            image.verify()
-        if kind == "PNG":
-            return
-        with open(path, "rb") as file:
-            file.seek(max(0, os.path.getsize(path) - WHERE_A_JPEG_ENDS))
-            if kind == "JPEG" and JPEG_END in file.read():
-                return
-    except Exception as error:
-        raise _not_whole(path, error) from error
-    decode(path, 1)
-
-
-def upright_rgb(image: Image.Image) -> Image.Image:
-    """8-bit RGB; 16-bit grey images are scaled down to 8 bits rather than clipped."""
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I;16") or image.mode == "I":
-        grey_HW = np.asarray(image).astype(np.int64) >> 8
-        image = Image.fromarray(np.clip(grey_HW, 0, 255).astype(np.uint8))
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")  # as Pillow asks for, in a warning
-    return image.convert("RGB")

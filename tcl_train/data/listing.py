@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from PIL import Image
+from PIL import Image, ImageFile
 from torch import Tensor
 
-from tcl_train.errors import RequestError
+from tcl_train.errors import RequestError, few
+
+log = logging.getLogger(__name__)
+
+SAMPLE = 64  # files whose content is a part of a listing's key
+SET_ASIDE = ("__MACOSX",)  # folders that archivers add
 
 
 class File(NamedTuple):
-    """Paths are plain strings: there may be a million of them."""
+    """Paths are plain strings: there may be a million of them. A file that cannot be looked at (a
+    link to nothing) has size and times 0."""
 
     path: str
-    bytes: int
-    changed_ns: int
+    bytes: int = 0
+    modified_ns: int = 0
+    changed_ns: int = 0
 
 
 @dataclass(frozen=True)
@@ -34,38 +42,90 @@ class Listing:
     classes: tuple[str, ...]
     labels: list[int]
 
+    def __len__(self) -> int:
+        return len(self.files)
+
     @property
     def paths(self) -> list[str]:
         return [file.path for file in self.files]
 
     @property
+    def names(self) -> list[str]:
+        """Relative to the folder."""
+        start = len(os.path.join(self.folder, ""))
+        return [file.path[start:] for file in self.files]
+
+    @property
     def labels_N(self) -> Tensor | None:
         return torch.tensor(self.labels) if self.classes else None
 
-    def digest(self, *about: object) -> str:
-        """Changes when a file's name, size or time does, or what is asked about them."""
-        digest = hashlib.blake2b(" ".join(map(str, about)).encode(), digest_size=16)
-        start = len(os.path.join(self.folder, ""))
-        lines = (f"{f.path[start:]}\0{f.bytes}\0{f.changed_ns}\n" for f in self.files)
-        digest.update("".join(lines).encode(errors="surrogateescape"))
-        return digest.hexdigest()
+    def chosen(self, indices: Sequence[int]) -> Listing:
+        """The files at these places, with the same classes."""
+        labels = [self.labels[i] for i in indices] if self.classes else []
+        return replace(self, files=[self.files[i] for i in indices], labels=labels)
+
+    def key(self, *about: object) -> str:
+        """A name for what is cached of these files: another one where a folder, name, size or time
+        differs, or the content of one of a sample of files."""
+        lines = [" ".join(map(str, about)), os.path.realpath(self.folder)]
+        lines += [
+            f"{name}\0{f.bytes}\0{f.modified_ns}\0{f.changed_ns}"
+            for name, f in zip(self.names, self.files, strict=True)
+        ]
+        return _digest([*lines, *_contents(self.paths)])
+
+    def digest(self) -> str:
+        """Names the content wherever the folder lies: names, sizes, and the content of a sample."""
+        lines = [f"{name}\0{f.bytes}" for name, f in zip(self.names, self.files, strict=True)]
+        return f"files:{_digest([*lines, *_contents(self.paths)])}"
+
+
+def even_sample(count: int, most: int) -> list[int]:
+    """At most so many places among `count`, evenly spread, the first and the last among them."""
+    if count <= most:
+        return list(range(count))
+    return [round(i * (count - 1) / (most - 1)) for i in range(most)]
+
+
+def _contents(paths: Sequence[str]) -> Iterator[str]:
+    for i in even_sample(len(paths), SAMPLE):
+        try:
+            yield hashlib.blake2b(Path(paths[i]).read_bytes(), digest_size=16).hexdigest()
+        except OSError as error:
+            yield str(error.errno)
+
+
+def _digest(lines: Iterable[str]) -> str:
+    text = "\n".join(lines)
+    return hashlib.blake2b(text.encode(errors="surrogateescape"), digest_size=16).hexdigest()
+
+
+# ------------------------------------------------------------------ reading folders
 
 
 def labelled(folder: Path) -> Listing:
-    """FOLDER/CLASS/**. Raises RequestError where there is no class or one without images."""
-    classes = sorted(e.name for e in os.scandir(folder) if e.is_dir() and e.name[0] != ".")
-    if not classes:
-        raise RequestError(
-            f"{folder}: no class folders; it should hold a folder of images for each class"
-        )
+    """FOLDER/CLASS/**, the classes in the order of their names. Empty class folders are set aside
+    with a warning. Raises RequestError where there is no class with an image."""
+    names = class_folders(folder)
     files: list[File] = []
     labels: list[int] = []
-    for label, name in enumerate(classes):
+    classes: list[str] = []
+    empty: list[str] = []
+    for name in names:
         found = _images_below(folder / name)
         if not found:
-            raise RequestError(f"{folder / name}: no images; put images there or delete the folder")
+            empty.append(name)
+            continue
         files += found
-        labels += [label] * len(found)
+        labels += [len(classes)] * len(found)
+        classes.append(name)
+    if not classes:
+        raise RequestError(
+            f"{folder}: no class folders with images; it should hold a folder of images for each "
+            "class"
+        )
+    if empty:
+        log.warning("%s: set aside, since they hold no images: %s", folder, few(empty))
     return Listing(folder, files, tuple(classes), labels)
 
 
@@ -80,36 +140,74 @@ def unlabelled(folder: Path) -> Listing:
     return Listing(folder, files, (), [])
 
 
+def class_folders(folder: Path) -> list[str]:
+    """The names of the folders that may be classes. Raises RequestError for a link to nothing."""
+    names = []
+    for entry in _entries(folder):
+        if entry.is_dir():
+            names.append(entry.name)
+        elif entry.is_symlink() and not os.path.exists(entry.path):
+            raise RequestError(
+                f"{entry.path}: a link to {os.readlink(entry.path)}, which does not exist; mend "
+                "the link or delete it"
+            )
+    return names
+
+
+def holds_images(folder: Path) -> bool:
+    """Whether there is an image anywhere below the folder."""
+    return next(_walk(str(folder), seen=set()), None) is not None
+
+
 def _images_below(folder: Path) -> list[File]:
-    """The image files below a folder, sorted by name; hidden ones and other files are passed."""
     return list(_walk(str(folder), seen=set()))
 
 
 def _walk(folder: str, seen: set[str]) -> Iterator[File]:
+    """The image files below a folder, sorted by name. Hidden files, other types and the folders
+    that archivers add are left out."""
     real = os.path.realpath(folder)
     if real in seen:  # links may lead in circles
         return
     seen.add(real)
-    path = folder
+    for entry in _entries(folder):
+        if entry.is_dir():
+            yield from _walk(entry.path, seen)
+        elif os.path.splitext(entry.name)[1].lower() in _endings():
+            try:
+                stat = entry.stat()
+            except OSError:
+                yield File(entry.path)  # reading it says what is wrong
+            else:
+                yield File(entry.path, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+
+
+def _entries(folder: str | Path) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
-            for entry in sorted(entries, key=lambda entry: entry.name):
-                path = entry.path
-                if entry.name[0] == ".":
-                    continue
-                if entry.is_dir():
-                    yield from _walk(path, seen)
-                elif os.path.splitext(entry.name)[1].lower() in _endings():
-                    stat = entry.stat()
-                    yield File(path, stat.st_size, stat.st_mtime_ns)
+            shown = [e for e in entries if e.name[0] != "." and e.name not in SET_ASIDE]
     except OSError as error:
         raise RequestError(
-            f"{path}: cannot be read ({error.strerror}); replace the file or delete it"
+            f"{folder}: cannot be read ({error.strerror}); change its permissions or delete it"
         ) from error
+    return sorted(shown, key=lambda entry: entry.name)
+
+
+NOT_DECODED = ("MPEG", "EPS")  # Pillow knows them by their first bytes; EPS needs Ghostscript
 
 
 @cache
 def _endings() -> frozenset[str]:
-    """Of the types that Pillow reads (it writes some that it cannot read)."""
-    formats = Image.registered_extensions()
-    return frozenset(ending for ending, name in formats.items() if name in Image.OPEN)
+    """Of the types that Pillow decodes. It registers more: types that it only writes, and stubs
+    for which other packages must supply the decoder."""
+    endings = Image.registered_extensions()
+    return frozenset(
+        ending for ending, kind in endings.items() if kind not in NOT_DECODED and _decodes(kind)
+    )
+
+
+def _decodes(kind: str) -> bool:
+    reader = Image.OPEN.get(kind, (None,))[0]
+    return reader is not None and not (
+        isinstance(reader, type) and issubclass(reader, ImageFile.StubImageFile)
+    )

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from tcl_train.data.dataset import DataSet, ReadOptions, Split
-from tcl_train.data.folder import has_image_folders, image_folder
+from tcl_train.data.folder import image_folder
 from tcl_train.data.images import ArrayImages, resized
+from tcl_train.data.layout import has_image_folders
 from tcl_train.errors import RequestError
 
 SECONDS_TO_WAIT_FOR_NETWORK = 10
@@ -117,6 +118,7 @@ def _named(
         image_size=image_size,
         mean=mean,
         std=std,
+        root=str(folder.absolute()),
     )
 
 

@@ -222,10 +222,13 @@ def test_every_choice_on_a_gpu(
 # ------------------------------------------------------------------ the loader
 
 
+@pytest.mark.parametrize("fits", [True, False])
 def test_a_batch_of_images_in_memory(
-    no_waiting_copies: NoWaiting,
+    no_waiting_copies: NoWaiting, monkeypatch: pytest.MonkeyPatch, fits: bool
 ) -> None:
-    """But for the first one, with which all images move to the device."""
+    """But for the first one, with which all images move to the device, if they fit."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (10**9 if fits else 1, 10**9))
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda x: x)  # which wants a driver
     cuda = torch.device("cuda")
     with FakeTensorMode(allow_non_fake_inputs=True):
         images = ArrayImages(torch.empty(20, 3, SIDE, SIDE, dtype=torch.uint8))

@@ -1,0 +1,222 @@
+"""One image file as pixels.
+
+The pixels decide whether a file is whole: metadata (EXIF, colour profiles, comments) that cannot be
+read is ignored. Whether a file is checked before training or decoded during it, this module does
+it, so that both agree.
+
+H, W: rows and columns; values of more than 8 bits are brought to 8 as `eight_bits` says.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from tcl_train.errors import RequestError
+
+ORIENTATION = 0x0112  # the EXIF tag
+TRANSPOSE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+DRAFT_MARGIN = 2  # a JPEG is decoded at a reduced size of at least so many times the wanted one
+
+
+class UnreadableImage(RequestError):
+    """A file that cannot be decoded; the message names it and the reason.
+
+    Attributes: path, reason.
+    """
+
+    def __init__(self, path: str | Path, reason: str) -> None:
+        self.path = str(path)
+        self.reason = reason
+        super().__init__(
+            f"{path}: {reason}; replace the file or delete it, or leave such files out by "
+            "data.on_damaged=skip"
+        )
+
+
+def decode(path: str | Path, size: int) -> np.ndarray:
+    """One file as a (3, size, size) uint8 array: turned upright by its EXIF tag, scaled until it
+    covers the square, and cut to its centre.
+
+    Raises:
+        UnreadableImage: the file is missing, damaged, or not an image.
+    """
+    image = read_rgb(path, size)
+    if image.size != (size, size):
+        image = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
+    return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
+
+
+def check_file(path: str | Path) -> None:
+    """Decodes a file, at a reduced size where its type allows.
+
+    Raises:
+        UnreadableImage: the file is missing, damaged, or not an image.
+    """
+    read_rgb(path, 1)
+
+
+def read_rgb(path: str | Path, least_side: int | None = None) -> Image.Image:
+    """The image of a file, 8-bit RGB, upright. With `least_side` a JPEG may come out smaller than
+    stored, with its short side at least DRAFT_MARGIN times that many pixels.
+
+    Raises:
+        UnreadableImage: the file is missing, damaged, or not an image.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise UnreadableImage(path, _unreadable(path, error)) from error
+    try:
+        return _load(content, least_side)
+    except Exception as error:  # Pillow's readers raise many kinds for a damaged file
+        bare = None
+        if not isinstance(error, Image.DecompressionBombError):
+            bare = without_metadata(content)
+        if bare is not None:
+            try:
+                return _load(bare, least_side)
+            except Exception:
+                pass
+        raise UnreadableImage(path, _reason(error)) from error
+
+
+def _load(content: bytes, least_side: int | None) -> Image.Image:
+    with Image.open(io.BytesIO(content)) as image:
+        if least_side is not None:
+            image.draft("RGB", (DRAFT_MARGIN * least_side,) * 2)
+        image.load()
+        return _upright(rgb(image), _orientation(image))
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Without Pillow's warnings of metadata and of images that are merely large. Filters of
+    warnings belong to the process: use it around threads, not in them."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="PIL")
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        yield
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return image.getexif().get(ORIENTATION, 1)
+    except Exception:
+        return 1
+
+
+def _upright(image: Image.Image, orientation: int) -> Image.Image:
+    method = TRANSPOSE.get(orientation)
+    return image if method is None else image.transpose(method)
+
+
+def rgb(image: Image.Image) -> Image.Image:
+    """8-bit RGB; an alpha channel is left out, grey becomes three equal channels."""
+    if image.mode.startswith("I") or image.mode == "F":
+        image = Image.fromarray(eight_bits(np.asarray(image)))
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")  # as Pillow asks for, in a warning
+    return image.convert("RGB")
+
+
+def eight_bits(values_HW: np.ndarray) -> np.ndarray:
+    """uint8 from grey values of more than 8 bits.
+
+    Integers from 0 to 65535 are shifted down from 8, 10, 12, 14 or 16 bits, the fewest that hold
+    the largest value. Floats from 0 to 1 are multiplied by 255. All others (negative values, larger
+    integers, other floats) are stretched from their own smallest to their own largest value.
+
+    Raises:
+        ValueError: a value is not finite.
+    """
+    if not np.isfinite(values_HW).all():
+        raise ValueError("it has values that are not finite numbers")
+    whole = values_HW.dtype.kind in "iu"
+    values_HW = values_HW.astype(np.float64)
+    low, high = values_HW.min(), values_HW.max()
+    if whole and low >= 0 and high < 2**16:
+        bits = next(bits for bits in (8, 10, 12, 14, 16) if high < 2**bits)
+        return (values_HW.astype(np.int64) >> (bits - 8)).astype(np.uint8)
+    if whole or low < 0 or high > 1:
+        values_HW = (values_HW - low) / max(high - low, np.finfo(np.float64).tiny)
+    return np.round(values_HW * 255).astype(np.uint8)
+
+
+# ------------------------------------------------------------------ what is wrong with a file
+
+
+def _unreadable(path: str | Path, error: OSError) -> str:
+    if Path(path).is_symlink() and not Path(path).exists():
+        return f"a link to {Path(path).readlink()}, which does not exist"
+    return f"cannot be read ({error.strerror})"
+
+
+CUT_OFF = ("truncat", "unexpected end", "broken data stream", "not enough", "unpack requires")
+
+
+def _reason(error: Exception) -> str:
+    said = str(error).splitlines()[0] if str(error) else type(error).__name__
+    if isinstance(error, Image.DecompressionBombError):
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        return f"more than the {limit:,} pixels that Pillow decodes; store it smaller"
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image that Pillow can read"
+    if any(words in said.lower() for words in CUT_OFF):
+        return f"cut off: the end of the image is missing ({said})"
+    return f"not a whole image ({said})"
+
+
+# ------------------------------------------------------------------ files without their metadata
+
+PNG_START = b"\x89PNG\r\n\x1a\n"
+PNG_PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS")
+JPEG_START = b"\xff\xd8"
+SCAN = 0xDA
+JPEG_METADATA = {*range(0xE1, 0xEE), 0xEF, 0xFE}  # APP1 to APP15 but Adobe's (colours), comments
+
+
+def without_metadata(content: bytes) -> bytes | None:
+    """A PNG or JPEG file with nothing but what its pixels need; None for other files."""
+    if content.startswith(PNG_START):
+        return PNG_START + b"".join(_png_pixel_chunks(content))
+    if content.startswith(JPEG_START):
+        return JPEG_START + b"".join(_jpeg_pixel_segments(content))
+    return None
+
+
+def _png_pixel_chunks(content: bytes) -> Iterator[bytes]:
+    place = len(PNG_START)
+    while place + 8 <= len(content):
+        length, kind = struct.unpack(">I4s", content[place : place + 8])
+        end = place + 12 + length
+        if kind in PNG_PIXEL_CHUNKS:
+            yield content[place:end]
+        place = end
+
+
+def _jpeg_pixel_segments(content: bytes) -> Iterator[bytes]:
+    place = len(JPEG_START)
+    while place + 4 <= len(content) and content[place] == 0xFF:
+        marker, length = struct.unpack(">xBH", content[place : place + 4])
+        if marker == SCAN:
+            break
+        if marker not in JPEG_METADATA:
+            yield content[place : place + 2 + length]
+        place += 2 + length
+    yield content[place:]
