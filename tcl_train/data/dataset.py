@@ -55,14 +55,6 @@ class Split:
     def __len__(self) -> int:
         return len(self.images)
 
-    def digest(self) -> str:
-        """Names images and labels, wherever they lie: KIND:HEX, as the images' own digest."""
-        kind, _, content = self.images.digest().partition(":")
-        digest = hashlib.blake2b(content.encode(), digest_size=16)
-        if self.labels_N is not None:
-            digest.update(self.labels_N.cpu().numpy().tobytes())
-        return f"{kind}:{digest.hexdigest()}"
-
 
 @dataclass(frozen=True, kw_only=True)
 class DataSet:
@@ -96,14 +88,20 @@ class DataSet:
         """What a run can be compared with when it is resumed: classes, counts, size, and a digest
         of images and labels, wherever they lie."""
         splits = {"training images": self.pretrain, "test images": self.test}
-        if self.train is not None and self.train is not self.pretrain:
-            splits["labelled training images"] = self.train
+        digests = {name: "" if s is None else s.images.digest() for name, s in splits.items()}
+        for name, split in (("training labels", self.train), ("test labels", self.test)):
+            if split is not None and split.labels_N is not None:
+                digests[name] = _digest_of_labels(split.labels_N)
         return {
             "classes": list(self.classes),
             "image size": self.image_size,
             "counts": {name: 0 if s is None else len(s) for name, s in splits.items()},
-            "digests": {name: "" if s is None else s.digest() for name, s in splits.items()},
+            "digests": digests,
         }
+
+
+def _digest_of_labels(labels_N: Tensor) -> str:
+    return f"labels:{hashlib.blake2b(labels_N.cpu().numpy().tobytes(), digest_size=16).hexdigest()}"
 
 
 def difference(before: dict[str, Any], now: dict[str, Any]) -> str | None:
@@ -126,7 +124,7 @@ def difference(before: dict[str, Any], now: dict[str, Any]) -> str | None:
         if _contradicts(digest, now["digests"].get(name, ""))
     ]
     if changed and not parts:
-        parts.append(f"other {' and '.join(changed)} than before (or other labels)")
+        parts.append(f"other {' and '.join(changed)} than before")
     return "; ".join(parts) or None
 
 

@@ -6,9 +6,10 @@ from torch import Tensor
 
 from tcl_train import checks
 from tcl_train.losses.blockwise import PairWeights
-from tcl_train.losses.negatives import floor_of, negative_floor
+from tcl_train.losses.negatives import hardest_negatives, hardest_weights
 from tcl_train.losses.pair_loss import (
     PairLoss,
+    check_temperature,
     masked_logsumexp,
     masked_mean,
     mean_over_anchors,
@@ -23,7 +24,7 @@ def hard_contrastive_loss(z_ND: Tensor, y_N: Tensor, *, tau: float, alpha: float
     """NT-Xent against the hardest negatives only.
 
     With unit rows, s_ij = z_i . z_j, and H(i) the share `alpha` of the negatives of row i with the
-    largest similarity (at least one):
+    largest similarity (at least one; where similarities tie, each counts in part):
 
         l_i = -log( e^{s_ij(i)/tau} / ( e^{s_ij(i)/tau} + sum_{n in H(i)} e^{s_in/tau} ) )
 
@@ -36,34 +37,34 @@ def hard_contrastive_loss(z_ND: Tensor, y_N: Tensor, *, tau: float, alpha: float
     Args:
         z_ND: embeddings, any float dtype; rows are normalised here.
         y_N: int64; equal values are positives of each other.
-        tau: temperature, > 0.
+        tau: temperature, from 1e-6 to 1e6.
         alpha: share of the negatives that is kept, in (0, 1).
 
     Returns:
         A scalar, float64 for float64 input and float32 otherwise.
     """
     rows = sort_rows(normalize_rows(z_ND), y_N)
-    log_d_N = log_denominator(rows, PairWeights(tau), floor_N=negative_floor(rows, alpha))
+    log_d_N = log_denominator(rows, PairWeights(tau), hardest=hardest_negatives(rows, alpha))
     pull_N = mean_positive_similarity(rows) / tau
     return mean_over_anchors(log_d_N - pull_N, rows.count_N)
 
 
 class HardContrastive(PairLoss):
-    """:func:`hard_contrastive_loss` with checked hyper-parameters: tau > 0, 0 < alpha < 1."""
+    """:func:`hard_contrastive_loss` with checked hyper-parameters: 1e-6 <= tau <= 1e6,
+    0 < alpha < 1."""
 
     def __init__(self, tau: float = 0.5, alpha: float = 0.3) -> None:
         super().__init__()
-        self.tau = checks.number("tau", tau, above=0)
+        self.tau = check_temperature(tau)
         self.alpha = checks.number("alpha", alpha, above=0, below=1)
 
     def value(self, z_ND: Tensor, y_N: Tensor) -> Tensor:
         return hard_contrastive_loss(z_ND, y_N, tau=self.tau, alpha=self.alpha)
 
     def anchor_losses(self, sim_NM: Tensor, positive_NM: Tensor, negative_NM: Tensor) -> Tensor:
-        floor_N = floor_of(sim_NM.detach(), negative_NM, self.alpha)
-        hard_NM = negative_NM & (sim_NM >= floor_N[:, None])
         logit_NM = sim_NM / self.tau
-        log_d_N = masked_logsumexp(logit_NM, positive_NM | hard_NM)
+        weight_NM = hardest_weights(sim_NM, negative_NM, self.alpha) + positive_NM.to(sim_NM.dtype)
+        log_d_N = masked_logsumexp(logit_NM + weight_NM.log(), weight_NM > 0)
         return log_d_N - masked_mean(logit_NM, positive_NM)
 
     def extra_repr(self) -> str:

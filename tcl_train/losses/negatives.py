@@ -1,6 +1,6 @@
 """Choosing the hard negatives of each anchor.
 
-N: rows; I: rows of a block; D: embedding dimensions.
+N, M: rows; I: rows of a block; D: embedding dimensions.
 """
 
 from __future__ import annotations
@@ -8,31 +8,42 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from tcl_train.losses.blockwise import Hardest
 from tcl_train.losses.pair_loss import SortedRows, similarities
 
 MOST_PAIRS = 2**22  # in one block
 
-# Blocks of other shapes may round a product differently; the floor is lowered by this many units
-# of rounding, so that it never cuts the very negative that it was taken from.
-ROUNDING = 32
+
+@torch.no_grad()
+def hardest_negatives(rows: SortedRows, alpha: float) -> Hardest:
+    """The share `alpha` of each anchor's negatives with the largest similarity, at least one of
+    them. The rows are taken in blocks."""
+    block = max(1, MOST_PAIRS // len(rows.z_ND))
+    parts = []
+    for unit_ID, group_I in zip(rows.z_ND.split(block), rows.group_N.split(block), strict=True):
+        sim_IN = similarities(unit_ID, rows.z_ND)
+        parts.append(hardest_of(sim_IN, group_I[:, None] != rows.group_N, alpha))
+    return Hardest(*map(torch.cat, zip(*parts, strict=True)))
 
 
 @torch.no_grad()
-def negative_floor(rows: SortedRows, alpha: float) -> Tensor:
-    """Per anchor, the smallest similarity among the hardest share `alpha` of its negatives (at
-    least one of them); +inf for an anchor without negatives. The rows are taken in blocks."""
-    block = max(1, MOST_PAIRS // len(rows.z_ND))
-    floors = []
-    for unit_ID, group_I in zip(rows.z_ND.split(block), rows.group_N.split(block), strict=True):
-        sim_IN = similarities(unit_ID, rows.z_ND)
-        floors.append(floor_of(sim_IN, group_I[:, None] != rows.group_N, alpha))
-    return torch.cat(floors) - ROUNDING * torch.finfo(rows.z_ND.dtype).eps
-
-
-def floor_of(sim_NM: Tensor, negative_NM: Tensor, alpha: float) -> Tensor:
+def hardest_of(sim_NM: Tensor, negative_NM: Tensor, alpha: float) -> Hardest:
     """The same, from a dense matrix."""
-    sorted_NM = sim_NM.masked_fill(~negative_NM, float("-inf")).sort(1, descending=True).values
+    masked_NM = sim_NM.masked_fill(~negative_NM, float("-inf"))
     count_N = negative_NM.sum(1)
     kept_N = (alpha * count_N.double() - 1e-9).ceil().long().clamp(min=1)
-    floor_N = sorted_NM.gather(1, kept_N[:, None] - 1)[:, 0]
-    return torch.where(count_N > 0, floor_N, float("inf"))
+    floor_N = masked_NM.sort(1, descending=True).values.gather(1, kept_N[:, None] - 1)[:, 0]
+    above_NM = masked_NM > Hardest.above(floor_N)[:, None]
+    tied_NM = (masked_NM >= Hardest.below(floor_N)[:, None]) & ~above_NM
+    share_N = (kept_N - above_NM.sum(1)) / tied_NM.sum(1).clamp(min=1)
+    share_N = share_N.clamp(0, 1).to(sim_NM.dtype)
+    none_N = count_N == 0
+    return Hardest(floor_N.masked_fill(none_N, float("inf")), share_N.masked_fill(none_N, 1))
+
+
+def hardest_weights(sim_NM: Tensor, negative_NM: Tensor, alpha: float) -> Tensor:
+    """The weight of each pair: 1 above the floor, the share at it, 0 below and for positives."""
+    floor_N, share_N = hardest_of(sim_NM.detach(), negative_NM, alpha)
+    above_NM = negative_NM & (sim_NM > Hardest.above(floor_N)[:, None])
+    tied_NM = negative_NM & ~above_NM & ~(sim_NM < Hardest.below(floor_N)[:, None])
+    return above_NM.to(sim_NM.dtype) + tied_NM * share_N[:, None]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+import torch
 from torch import Tensor
 
 from tcl_train.losses.blockwise import PairWeights
@@ -16,6 +19,8 @@ from tcl_train.losses.pair_loss import (
 )
 from tcl_train.losses.softmax import log_denominator
 
+LONGEST_ROW = {torch.float32: 1e15, torch.float64: 1e100}
+
 
 def npairs_loss(z_ND: Tensor, y_N: Tensor) -> Tensor:
     """N-pairs loss of a batch: L_out without temperature, on rows as they are.
@@ -25,7 +30,8 @@ def npairs_loss(z_ND: Tensor, y_N: Tensor) -> Tensor:
         l_i = -log( e^{s_ij(i)} / sum_{a != i} e^{s_ia} )
 
     and the loss is the mean of l_i over the anchors that have a positive; 0 if none has. With more
-    than one positive l_i is averaged over them.
+    than one positive l_i is averaged over them. Rows with a value beyond 1e15 / sqrt(D) in float32,
+    1e100 / sqrt(D) in float64, are shortened to it, so that no product overflows.
 
     Source: Sohn 2016, section 3. The paper adds a penalty on the length of the rows, which here is
     left to weight decay.
@@ -37,15 +43,26 @@ def npairs_loss(z_ND: Tensor, y_N: Tensor) -> Tensor:
     Returns:
         A scalar, float64 for float64 input and float32 otherwise.
     """
-    rows = sort_rows(at_least_float32(z_ND), y_N)
+    rows = sort_rows(_shortened(z_ND), y_N)
     log_d_N = log_denominator(rows, PairWeights(1.0), unit_rows=False)
     return mean_over_anchors(log_d_N - mean_positive_similarity(rows), rows.count_N)
+
+
+def _shortened(z_ND: Tensor) -> Tensor:
+    z_ND = at_least_float32(z_ND)
+    largest = LONGEST_ROW[z_ND.dtype] / math.sqrt(z_ND.shape[1])
+    with torch.no_grad():
+        factor_N1 = (largest / z_ND.abs().amax(1, keepdim=True)).clamp(max=1)
+    return z_ND * factor_N1
 
 
 class NPairs(PairLoss):
     """:func:`npairs_loss`; it has no hyper-parameters."""
 
     unit_rows = False
+
+    def rows(self, z_ND: Tensor) -> Tensor:
+        return _shortened(z_ND)
 
     def value(self, z_ND: Tensor, y_N: Tensor) -> Tensor:
         return npairs_loss(z_ND, y_N)

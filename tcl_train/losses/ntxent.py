@@ -23,7 +23,7 @@ def ntxent_loss(z_ND: Tensor, y_N: Tensor, *, tau: float) -> Tensor:
     Args:
         z_ND: embeddings, any float dtype; rows are normalised here.
         y_N: int64; the views of one image share a value.
-        tau: temperature, > 0.
+        tau: temperature, from 1e-6 to 1e6.
 
     Returns:
         A scalar, float64 for float64 input and float32 otherwise.

@@ -11,9 +11,13 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
+
+from tcl_train import checks
+from tcl_train.autograd import ClosedForm, first_derivative
 
 SMALLEST_NORM = 1e-12
+SMALLEST_TAU, LARGEST_TAU = 1e-6, 1e6  # beyond them float32 has no digits left
+LARGEST_WEIGHT = 1e30
 
 
 class PairLoss(nn.Module, ABC):
@@ -28,6 +32,10 @@ class PairLoss(nn.Module, ABC):
         check_rows(z_ND, y_N)
         return self.value(z_ND, y_N)
 
+    def rows(self, z_ND: Tensor) -> Tensor:
+        """The rows of which similarities are taken, in float32 or better."""
+        return normalize_rows(z_ND)
+
     @abstractmethod
     def value(self, z_ND: Tensor, y_N: Tensor) -> Tensor:
         """The loss of checked inputs."""
@@ -37,6 +45,10 @@ class PairLoss(nn.Module, ABC):
         """The equation itself, l_i for each row of a dense matrix of similarities: for reading, for
         tests, and for :func:`tcl_train.losses.gradient_response`. Rows without a positive may be
         anything; they do not count."""
+
+
+def check_temperature(tau: float) -> float:
+    return checks.number("tau", tau, at_least=SMALLEST_TAU, at_most=LARGEST_TAU)
 
 
 def check_rows(z_ND: Tensor, y_N: Tensor, *, at_least: int = 2) -> None:
@@ -65,10 +77,10 @@ def at_least_float32(z_ND: Tensor) -> Tensor:
 def normalize_rows(z_ND: Tensor) -> Tensor:
     """Rows of length 1, in float32 or better. A zero row stays zero and gets no gradient, where a
     division by a small number would give one that half precision cannot hold."""
-    return _NormalizedRows.apply(at_least_float32(z_ND))
+    return _NormalizedRows.call(at_least_float32(z_ND))
 
 
-class _NormalizedRows(torch.autograd.Function):
+class _NormalizedRows(ClosedForm):
     """In closed form, for autograd would hold several copies of the rows:
 
     u = z / |z|,    dl/dz = (dl/du - u (u . dl/du)) / |z|
@@ -76,15 +88,20 @@ class _NormalizedRows(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, z_ND: Tensor) -> Tensor:
-        norm_N1 = z_ND.norm(dim=1, keepdim=True)
+        # The largest value comes first, so that no square overflows.
+        largest_N1 = z_ND.abs().amax(1, keepdim=True)
         # Not for NaN, which must stay NaN.
-        norm_N1.masked_fill_(norm_N1 <= SMALLEST_NORM, math.inf)
-        unit_ND = z_ND / norm_N1
+        largest_N1.masked_fill_(largest_N1 <= SMALLEST_NORM, math.inf)
+        unit_ND = z_ND / largest_N1
+        norm_N1 = unit_ND.norm(dim=1, keepdim=True)
+        norm_N1.masked_fill_(norm_N1 == 0, math.inf)
+        unit_ND.div_(norm_N1)
+        norm_N1 *= largest_N1
         ctx.save_for_backward(unit_ND, norm_N1)
         return unit_ND
 
     @staticmethod
-    @once_differentiable
+    @first_derivative
     def backward(ctx: Any, gradient_ND: Tensor) -> Tensor:
         unit_ND, norm_N1 = ctx.saved_tensors
         along_N1 = row_products(unit_ND, gradient_ND)[:, None]
@@ -155,12 +172,11 @@ class Pairs(NamedTuple):
     negative_NM: Tensor  # another label
 
 
-def dense_pairs(z_ND: Tensor, y_N: Tensor, *, unit_rows: bool = True) -> Pairs:
-    """The whole matrix at once."""
-    z_ND = normalize_rows(z_ND) if unit_rows else at_least_float32(z_ND)
+def dense_pairs(rows_ND: Tensor, y_N: Tensor) -> Pairs:
+    """The whole matrix at once, of rows as they are."""
     same_NM = y_N[:, None] == y_N[None, :]
-    itself_NM = torch.eye(len(y_N), dtype=torch.bool, device=z_ND.device)
-    return Pairs(similarities(z_ND, z_ND), same_NM & ~itself_NM, ~same_NM)
+    itself_NM = torch.eye(len(y_N), dtype=torch.bool, device=rows_ND.device)
+    return Pairs(similarities(rows_ND, rows_ND), same_NM & ~itself_NM, ~same_NM)
 
 
 def masked_mean(value_NM: Tensor, mask_NM: Tensor) -> Tensor:

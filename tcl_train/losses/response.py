@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tcl_train.losses.pair_loss import PairLoss, at_least_float32, normalize_rows, similarities
+from tcl_train.losses.pair_loss import PairLoss, similarities
 
 MOST_PAIRS = 2**20  # in one block
 
@@ -37,7 +37,7 @@ def gradient_response(loss: PairLoss, z_ND: Tensor, y_N: Tensor) -> GradientResp
     Source: the gradient lemmas of Animesh and Chandraker 2023, who plot both over training.
     """
     with torch.no_grad():
-        z_ND = normalize_rows(z_ND) if loss.unit_rows else at_least_float32(z_ND)
+        z_ND = loss.rows(z_ND)
         sums = z_ND.new_zeros(4)
         block = max(1, MOST_PAIRS // len(z_ND))
         for i in range(0, len(z_ND), block):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from tcl_train import checks
-from tcl_train.losses.negatives import floor_of
+from tcl_train.losses.negatives import hardest_weights
 from tcl_train.losses.pair_loss import (
     PairLoss,
     SortedRows,
@@ -18,6 +18,8 @@ from tcl_train.losses.pair_loss import (
     similarities,
     sort_rows,
 )
+
+LARGEST_LAM = 1e6
 
 
 def simple_contrastive_loss(
@@ -39,7 +41,7 @@ def simple_contrastive_loss(
     Args:
         z_ND: embeddings, any float dtype; rows are normalised here.
         y_N: int64; equal values are positives of each other.
-        lam: weight of the negatives, > 0.
+        lam: weight of the negatives, > 0, at most 1e6.
         alpha: share of the negatives that is kept, in (0, 1); None keeps all.
 
     Returns:
@@ -63,16 +65,16 @@ def _sum_of_hard_negatives(rows: SortedRows, alpha: float) -> Tensor:
 
 
 def _sum_of_hard(sim_NM: Tensor, negative_NM: Tensor, alpha: float) -> Tensor:
-    floor_N = floor_of(sim_NM.detach(), negative_NM, alpha)
-    return torch.where(negative_NM & ~(sim_NM < floor_N[:, None]), sim_NM, 0).sum(1)
+    return (hardest_weights(sim_NM, negative_NM, alpha) * sim_NM).sum(1)
 
 
 class SimpleContrastive(PairLoss):
-    """:func:`simple_contrastive_loss` with checked hyper-parameters: lam > 0, 0 < alpha < 1."""
+    """:func:`simple_contrastive_loss` with checked hyper-parameters: 0 < lam <= 1e6,
+    0 < alpha < 1."""
 
     def __init__(self, lam: float = 0.01, alpha: float | None = None) -> None:
         super().__init__()
-        self.lam = checks.number("lam", lam, above=0)
+        self.lam = checks.number("lam", lam, above=0, at_most=LARGEST_LAM)
         self.alpha = None if alpha is None else checks.number("alpha", alpha, above=0, below=1)
 
     def value(self, z_ND: Tensor, y_N: Tensor) -> Tensor:

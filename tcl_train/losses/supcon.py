@@ -8,6 +8,7 @@ from tcl_train import checks
 from tcl_train.losses.blockwise import PairWeights
 from tcl_train.losses.pair_loss import (
     PairLoss,
+    check_temperature,
     masked_logsumexp,
     masked_mean,
     mean_over_anchors,
@@ -38,7 +39,7 @@ def supcon_loss(z_ND: Tensor, y_N: Tensor, *, tau: float, form: str = "out") -> 
     Args:
         z_ND: embeddings, any float dtype; rows are normalised here.
         y_N: int64; equal values are positives of each other.
-        tau: temperature, > 0.
+        tau: temperature, from 1e-6 to 1e6.
         form: "out" or "in".
 
     Returns:
@@ -56,11 +57,11 @@ def supcon_loss(z_ND: Tensor, y_N: Tensor, *, tau: float, form: str = "out") -> 
 
 
 class SupCon(PairLoss):
-    """:func:`supcon_loss` with checked hyper-parameters: tau > 0, form "out" or "in"."""
+    """:func:`supcon_loss` with checked hyper-parameters: 1e-6 <= tau <= 1e6, form "out" or "in"."""
 
     def __init__(self, tau: float = 0.1, form: str = "out") -> None:
         super().__init__()
-        self.tau = checks.number("tau", tau, above=0)
+        self.tau = check_temperature(tau)
         self.form = checks.one_of("form", form, FORMS)
 
     def value(self, z_ND: Tensor, y_N: Tensor) -> Tensor:

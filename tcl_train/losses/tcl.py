@@ -10,7 +10,9 @@ from torch import Tensor
 from tcl_train import checks
 from tcl_train.losses.blockwise import PairWeights
 from tcl_train.losses.pair_loss import (
+    LARGEST_WEIGHT,
     PairLoss,
+    check_temperature,
     masked_logsumexp,
     masked_mean,
     mean_over_anchors,
@@ -42,9 +44,9 @@ def tcl_loss(z_ND: Tensor, y_N: Tensor, *, tau: float, k1: float, k2: float) -> 
     Args:
         z_ND: embeddings, any float dtype; rows are normalised here.
         y_N: int64; equal values are positives of each other.
-        tau: temperature, > 0.
-        k1: weight of the positives' extra term, >= 0.
-        k2: weight of the negatives, > 0.
+        tau: temperature, from 1e-6 to 1e6.
+        k1: weight of the positives' extra term, from 0 to 1e30.
+        k2: weight of the negatives, from 1e-30 to 1e30.
 
     Returns:
         A scalar, float64 for float64 input and float32 otherwise.
@@ -56,13 +58,14 @@ def tcl_loss(z_ND: Tensor, y_N: Tensor, *, tau: float, k1: float, k2: float) -> 
 
 
 class TCL(PairLoss):
-    """:func:`tcl_loss` with checked hyper-parameters: tau > 0, k1 >= 0, k2 > 0."""
+    """:func:`tcl_loss` with checked hyper-parameters: 1e-6 <= tau <= 1e6, 0 <= k1 <= 1e30,
+    1e-30 <= k2 <= 1e30."""
 
     def __init__(self, tau: float = 0.1, k1: float = 5000.0, k2: float = 1.0) -> None:
         super().__init__()
-        self.tau = checks.number("tau", tau, above=0)
-        self.k1 = checks.number("k1", k1, at_least=0)
-        self.k2 = checks.number("k2", k2, above=0)
+        self.tau = check_temperature(tau)
+        self.k1 = checks.number("k1", k1, at_least=0, at_most=LARGEST_WEIGHT)
+        self.k2 = checks.number("k2", k2, at_least=1 / LARGEST_WEIGHT, at_most=LARGEST_WEIGHT)
 
     def value(self, z_ND: Tensor, y_N: Tensor) -> Tensor:
         return tcl_loss(z_ND, y_N, tau=self.tau, k1=self.k1, k2=self.k2)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tcl_train import checks
-from tcl_train.losses.pair_loss import PairLoss, dense_pairs, mean_over_anchors
+from tcl_train.losses.pair_loss import PairLoss, dense_pairs, mean_over_anchors, normalize_rows
 
 
 def triplet_loss(z_ND: Tensor, y_N: Tensor, *, margin: float) -> Tensor:
@@ -35,7 +35,7 @@ def triplet_loss(z_ND: Tensor, y_N: Tensor, *, margin: float) -> Tensor:
     Returns:
         A scalar, float64 for float64 input and float32 otherwise.
     """
-    pairs = dense_pairs(z_ND, y_N)
+    pairs = dense_pairs(normalize_rows(z_ND), y_N)
     loss_N = _mean_over_triplets(*pairs, margin)
     return mean_over_anchors(loss_N, pairs.positive_NM.sum(1))
 

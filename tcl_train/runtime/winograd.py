@@ -30,7 +30,8 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, library, nn
-from torch.autograd.function import once_differentiable
+
+from tcl_train.autograd import ClosedForm, first_derivative
 
 POINTS = (0.0, 1.0, -1.0, 0.5, -2.0)  # of the interpolation, and infinity
 TILE_SIDES = (4, 3, 2)  # outputs along one axis of a tile
@@ -52,7 +53,7 @@ class WinogradConv2d(nn.Conv2d):
     def forward(self, x_NCHW: Tensor) -> Tensor:
         on_cpu = x_NCHW.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
         if on_cpu and x_NCHW.dtype == self.weight.dtype == torch.float32:
-            return _Convolution.apply(x_NCHW, self.weight)
+            return _Convolution.call(x_NCHW, self.weight)
         return super().forward(x_NCHW)
 
 
@@ -75,14 +76,14 @@ def use_winograd(encoder: nn.Module) -> None:
             module.__class__ = WinogradConv2d
 
 
-class _Convolution(torch.autograd.Function):
+class _Convolution(ClosedForm):
     @staticmethod
     def forward(ctx: Any, x_NCHW: Tensor, w_OC33: Tensor) -> Tensor:
         ctx.save_for_backward(x_NCHW, w_OC33)
         return _faster(x_NCHW, w_OC33)
 
     @staticmethod
-    @once_differentiable
+    @first_derivative
     def backward(ctx: Any, dy_NOHW: Tensor) -> tuple[Tensor | None, Tensor | None]:
         x_NCHW, w_OC33 = ctx.saved_tensors
         of_input, of_filters = ctx.needs_input_grad

@@ -182,7 +182,7 @@ def test_a_folder_without_labels_is_refused(
     write_images: Callable[..., Path],
     eval_refused: Callable[..., str],
 ) -> None:
-    root = write_images(tmp_path / "images", {"a": 3})
+    root = write_images(tmp_path, {"images": 3}) / "images"
     line = eval_refused(f"run={run_dir}", "dataset=image_folder", f"dataset.root={root}")
     assert str(root) in line
 

@@ -145,6 +145,11 @@ class Setting:
     def loss(self) -> PairLoss:
         return self.kind(**self.hyper)
 
+    def extreme(self, tau: float, weight: float) -> PairLoss:
+        """With its temperature and its weights at these values, where it has them."""
+        values = {"tau": tau, "k1": weight, "k2": weight, "lam": weight}
+        return self.kind(**{k: values.get(k, v) for k, v in self.hyper.items()})
+
     def expected(self, z_ND: Tensor, y_N: Tensor) -> float:
         """The mean over the anchors that have a positive; 0 if none has."""
         rows = tuple(map(tuple, z_ND.detach().double().tolist()))

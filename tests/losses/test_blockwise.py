@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from tcl_train.losses.blockwise import (
+    Hardest,
     PairWeights,
     Tile,
     rectangular_log_denominator,
@@ -115,11 +116,12 @@ def test_negatives_below_the_floor_are_left_out_and_positives_stay() -> None:
     z_ND = F.normalize(draw(20, 3)).requires_grad_()
     label_N = torch.arange(20) % 3
     floor_N = torch.full((20,), 0.2, dtype=torch.float64)
+    hardest = Hardest(floor_N, torch.ones_like(floor_N))
     own_N = torch.arange(20)
     arguments = (z_ND, z_ND, label_N, label_N, PairWeights(0.3))
     expected, (d_expected,) = with_gradient(plain(*arguments, own_N, floor_N), z_ND)
     got, (d_got,) = with_gradient(
-        rectangular_log_denominator(*arguments, own_N=own_N, floor_N=floor_N, tile=Tile(6, 7, 6)),
+        rectangular_log_denominator(*arguments, own_N=own_N, hardest=hardest, tile=Tile(6, 7, 6)),
         z_ND,
     )
     torch.testing.assert_close(got, expected)
@@ -131,9 +133,9 @@ def test_both_forms_agree_at_the_edge_of_the_symmetric_range() -> None:
     z_ND[1] = z_ND[0]  # s = 1
     z_ND[3] = -z_ND[2]  # s = -1
     group_N = torch.arange(40) // 4
-    tau = 1 / symmetric.LARGEST_INVERSE_TAU[torch.float32]
-    assert symmetric.unit_rows_fit(torch.float32, tau)
-    assert not symmetric.unit_rows_fit(torch.float32, tau * 0.99)
+    tau = 1 / symmetric.LARGEST_LOG_TERM[torch.float32]
+    assert symmetric.unit_rows_fit(torch.float32, PairWeights(tau))
+    assert not symmetric.unit_rows_fit(torch.float32, PairWeights(tau * 0.99))
     results = []
     for form in ("symmetric", "rectangular"):
         rows_ND = z_ND.clone().requires_grad_()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tcl_train.losses
-from tcl_train.losses import PairLoss
+from tcl_train.losses import TCL, PairLoss
 from tcl_train.losses.pair_loss import dense_pairs
 
 many_blocks_too = pytest.mark.usefixtures("engine")
@@ -94,7 +95,7 @@ def test_the_dense_form_is_the_same_equation(every_setting, batches):
     """`anchor_losses` is what people read, and what the gradient response differentiates."""
     for setting, (z_ND, y_N) in itertools.product(every_setting, batches):
         loss = setting.loss()
-        sim_NM, positive_NM, negative_NM = dense_pairs(z_ND, y_N, unit_rows=loss.unit_rows)
+        sim_NM, positive_NM, negative_NM = dense_pairs(loss.rows(z_ND), y_N)
         has_N = positive_NM.any(1)
         loss_N = loss.anchor_losses(sim_NM, positive_NM, negative_NM)
         value = loss_N[has_N].mean() if has_N.any() else torch.zeros((), dtype=torch.float64)
@@ -337,6 +338,81 @@ def test_infinity_in_a_row_never_comes_out_as_a_number_and_its_gradient(
         assert not (value.isfinite() and gradient_ND.isfinite().all()), setting
 
 
+TAU_EXTREMES = (1e-6, 1e-3, 1 / 60, 1 / 59, 1e3, 1e6)
+
+
+@many_blocks_too
+@pytest.mark.parametrize("weight", [1e-6, 1e6, 1e30], ids=str)
+def test_no_accepted_value_gives_nan_or_infinity(one_of_each, value_and_gradient, weight):
+    for setting, tau in itertools.product(one_of_each, TAU_EXTREMES):
+        loss = setting.extreme(tau, min(weight, 1e6) if "lam" in setting.hyper else weight)
+        for z_ND in (rows(8, 4, 0).float(), torch.ones(8, 4)):
+            value, gradient_ND = value_and_gradient(loss, z_ND, torch.arange(8) // 2)
+            assert value.isfinite(), loss
+            assert gradient_ND.isfinite().all(), loss
+
+
+@many_blocks_too
+@pytest.mark.parametrize("weight", [1e-6, 1e30], ids=str)
+@pytest.mark.parametrize("tau", [0.02, 1 / 59])
+def test_extreme_weights_agree_with_the_equations(one_of_each, tau, weight):
+    """In the oracle's float64 nothing overflows."""
+    (tcl,) = (setting for setting in one_of_each if setting.kind is TCL)
+    setting = replace(tcl, hyper={"tau": tau, "k1": weight, "k2": 1 / weight})
+    z_ND, y_N = rows(9, 4, 1), torch.arange(9) // 3
+    value = setting.loss()(z_ND.float(), y_N)
+    assert value.item() == pytest.approx(setting.expected(z_ND, y_N), rel=1e-5)
+
+
+@many_blocks_too
+@pytest.mark.parametrize("length", [1e-9, 1e10, 1e20, 1e30, 1e37], ids=str)
+def test_rows_of_any_length_have_their_true_gradient(one_of_each, value_and_gradient, length):
+    """Normalised rows: the gradient is that of unit rows over the length."""
+    z_ND, y_N = rows(8, 4, 0), torch.arange(8) // 2
+    for setting in one_of_each:
+        scaled_ND = (z_ND * length).float()
+        value, gradient_ND = value_and_gradient(setting.loss(), scaled_ND, y_N)
+        assert value.isfinite()
+        assert gradient_ND.isfinite().all()
+        if setting.kind.unit_rows:
+            expected, expected_ND = value_and_gradient(setting.loss(), z_ND, y_N)
+            assert value.item() == pytest.approx(expected.item(), rel=1e-4, abs=1e-4)
+            found_ND = gradient_ND.double() * length
+            assert (found_ND - expected_ND).norm() <= 2e-3 * expected_ND.norm() + 1e-30
+
+
+def test_a_second_derivative_is_refused_and_not_wrong(one_of_each, mixed_batch):
+    """As for a penalty on gradients, with respect to the rows or to weights before them."""
+    z_ND, y_N = mixed_batch
+    for setting in one_of_each:
+        weight = torch.ones(z_ND.shape[1], dtype=z_ND.dtype, requires_grad=True)
+        rows_ND = z_ND.clone().requires_grad_()
+        value = setting.loss()(rows_ND * weight, y_N)
+        slopes = torch.autograd.grad(value, (rows_ND, weight), create_graph=True)
+        for slope in slopes:
+            for variable in (rows_ND, weight):
+                with pytest.raises(RuntimeError, match="no second derivative"):
+                    torch.autograd.grad(slope.square().sum(), variable, retain_graph=True)
+
+
+def test_with_a_graph_of_the_gradient_the_gradient_itself_is_right(one_of_each, mixed_batch):
+    z_ND, y_N = mixed_batch
+    for setting in one_of_each:
+        slopes = []
+        for create_graph in (False, True):
+            rows_ND = z_ND.clone().requires_grad_()
+            value = setting.loss()(rows_ND, y_N)
+            slopes.append(torch.autograd.grad(value, rows_ND, create_graph=create_graph)[0])
+        assert torch.equal(slopes[0], slopes[1].detach())
+
+
+def test_transforms_of_torch_func_are_refused_in_plain_words(one_of_each, mixed_batch):
+    z_ND, y_N = mixed_batch
+    for setting in one_of_each:
+        with pytest.raises(RuntimeError, match=r"transforms of torch\.func"):
+            torch.func.grad(setting.loss())(z_ND, y_N)
+
+
 # ------------------------------------------------------------------ what is refused
 
 
@@ -382,11 +458,19 @@ def test_wrong_inputs_are_refused_by_name(one_of_each, z_ND, y_N, error, words):
 
 NAN, INFINITY = float("nan"), float("inf")
 REFUSED = {
-    "tau": [0, 0.0, -0.1, NAN, INFINITY],
-    "k1": [-1, -1e-9, NAN, INFINITY],
-    "k2": [0, 0.0, -1, NAN, INFINITY],  # 0 would leave nothing to sum where there are no positives
+    "tau": [0, 0.0, -0.1, 1e-300, 1e-7, 1e7, NAN, INFINITY],
+    "k1": [-1, -1e-9, 1e39, 1e31, NAN, INFINITY],
+    "k2": [
+        0,
+        0.0,
+        -1,
+        1e-31,
+        1e31,
+        NAN,
+        INFINITY,
+    ],  # 0 would leave nothing to sum where there are no positives
     "form": ["both", "OUT", "", None, 1, ["out"]],
-    "lam": [0, -1, NAN, INFINITY],
+    "lam": [0, -1, 1e7, NAN, INFINITY],
     "alpha": [0, 1, -0.1, 1.5, NAN],
     "margin": [-0.1, 4.1, NAN],
 }

@@ -17,10 +17,11 @@ batch against each other, and `rectangular.py`, anchors against any candidates.
 
 from tcl_train.losses.blockwise.rectangular import rectangular_log_denominator
 from tcl_train.losses.blockwise.symmetric import symmetric_log_denominator, unit_rows_fit
-from tcl_train.losses.blockwise.tiles import TILES, PairWeights, Tile
+from tcl_train.losses.blockwise.tiles import TILES, Hardest, PairWeights, Tile
 
 __all__ = [
     "TILES",
+    "Hardest",
     "PairWeights",
     "Tile",
     "rectangular_log_denominator",

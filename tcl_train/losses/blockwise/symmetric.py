@@ -12,18 +12,29 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from tcl_train.losses.blockwise.tiles import PairWeights, Tile, select_number, tile_for
+from tcl_train.autograd import ClosedForm, first_derivative
+from tcl_train.losses.blockwise.tiles import (
+    PairWeights,
+    Tile,
+    log_weight,
+    select_number,
+    tile_for,
+)
 from tcl_train.losses.uncompiled import uncompiled
 
-# e^{s/tau} of unit rows stays in range, sums over a million rows included, up to this 1/tau.
-LARGEST_INVERSE_TAU = {torch.float32: 60.0, torch.float64: 600.0}
+# D of unit rows stays in range, sums over a million rows included, if the logarithm of its largest
+# term is at most this; and so do the products of which the gradient is made.
+LARGEST_LOG_TERM = {torch.float32: 60.0, torch.float64: 600.0}
+LARGEST_TAU = 1e3
 
 
-def unit_rows_fit(dtype: torch.dtype, tau: float) -> bool:
-    """Whether :func:`symmetric_log_denominator` can take unit rows at this temperature."""
-    return 1 / tau <= LARGEST_INVERSE_TAU[dtype]
+def unit_rows_fit(dtype: torch.dtype, weights: PairWeights) -> bool:
+    """Whether :func:`symmetric_log_denominator` can take unit rows with these weights. The
+    rectangular form, which computes with logarithms, takes all."""
+    tau, k1, negative = weights
+    largest = max(1 / tau, log_weight(k1) + 1, log_weight(negative) + 1 / tau)
+    return largest <= LARGEST_LOG_TERM[dtype] and tau <= LARGEST_TAU
 
 
 @uncompiled
@@ -35,14 +46,14 @@ def symmetric_log_denominator(
     Args:
         z_ND: unit rows, float32 or float64, sorted by group.
         group_N: int64, ascending; rows with one value are positives of each other.
-        weights: with a temperature for which :func:`unit_rows_fit`.
+        weights: for which :func:`unit_rows_fit`.
         tile: the largest block; None chooses for the device.
     """
     tile = tile or tile_for(z_ND.device)
     with torch.autocast(z_ND.device.type, enabled=False):
         if len(z_ND) <= tile.whole:
-            return _Whole.apply(z_ND, group_N, weights)
-        return _Symmetric.apply(z_ND, group_N, weights, tile)
+            return _Whole.call(z_ND, group_N, weights)
+        return _Symmetric.call(z_ND, group_N, weights, tile)
 
 
 class _Block(NamedTuple):
@@ -81,7 +92,7 @@ def _group_ends(group_N: Tensor) -> list[int]:
     return size_K.cumsum(0).repeat_interleave(size_K).tolist()
 
 
-class _Whole(torch.autograd.Function):
+class _Whole(ClosedForm):
     """All in one block: few operations, which is what counts for a small batch."""
 
     @staticmethod
@@ -95,7 +106,7 @@ class _Whole(torch.autograd.Function):
         return d_N.log()
 
     @staticmethod
-    @once_differentiable
+    @first_derivative
     def backward(ctx: Any, gradient_N: Tensor) -> tuple[Tensor, None, None]:
         z_ND, d_N, slope_NN = ctx.saved_tensors
         a_N = _by_sum(gradient_N, d_N) / ctx.tau
@@ -103,7 +114,7 @@ class _Whole(torch.autograd.Function):
             return (a_N[:, None] + a_N).mul_(slope_NN) @ z_ND, None, None
 
 
-class _Symmetric(torch.autograd.Function):
+class _Symmetric(ClosedForm):
     @staticmethod
     def forward(
         ctx: Any, z_ND: Tensor, group_N: Tensor, weights: PairWeights, tile: Tile
@@ -123,7 +134,7 @@ class _Symmetric(torch.autograd.Function):
         return d_N.log()
 
     @staticmethod
-    @once_differentiable
+    @first_derivative
     def backward(ctx: Any, gradient_N: Tensor) -> tuple[Tensor, None, None, None]:
         z_ND, group_N, d_N = ctx.saved_tensors
         weights, tile = ctx.weights, ctx.tile

@@ -5,6 +5,7 @@ I, J: rows and columns of a block.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -18,6 +19,28 @@ class PairWeights(NamedTuple):
     tau: float
     k1: float = 0.0
     negative: float = 1.0
+
+
+# Blocks of other shapes may round a product differently: similarities within so many units of
+# rounding are called equal.
+ROUNDING = 32
+
+
+class Hardest(NamedTuple):
+    """Which negatives of each anchor count: those above its floor whole, those at it (within
+    rounding) by the share, and none below. So ties keep the share of the negatives as it is asked.
+    """
+
+    floor_N: Tensor
+    share_N: Tensor
+
+    @staticmethod
+    def above(floor_N: Tensor) -> Tensor:
+        return floor_N + ROUNDING * torch.finfo(floor_N.dtype).eps
+
+    @staticmethod
+    def below(floor_N: Tensor) -> Tensor:
+        return floor_N - ROUNDING * torch.finfo(floor_N.dtype).eps
 
 
 class Tile(NamedTuple):
@@ -41,3 +64,8 @@ def select_number(mask_IJ: Tensor, yes: float, no: float, like_IJ: Tensor) -> Te
     """`yes` where the mask is true, else `no`, in the type of `like_IJ`; torch.where of two numbers
     would be float32."""
     return torch.full_like(like_IJ, no).masked_fill_(mask_IJ, yes)
+
+
+def log_weight(weight: float) -> float:
+    """Its logarithm; -inf for 0."""
+    return math.log(weight) if weight else -math.inf
