@@ -35,8 +35,7 @@ class ClassRows(Contrastive):
         return linear[-1].out_features if linear else self.encoder.feature_dim
 
     def rows_of_loss(self, z_ND: Tensor, labels_N: Tensor) -> tuple[Tensor, Tensor]:
-        # Of unit length whatever the loss does: a row's length would be its rate of learning.
-        row_KD = nn.functional.normalize(self.row_KD).to(z_ND.dtype)
+        row_KD = self.row_KD.to(z_ND.dtype)
         label_K = torch.arange(len(row_KD), device=labels_N.device)
         return (
             torch.cat([z_ND, row_KD.repeat(self.copies, 1)]),

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.profiler import record_function
 
 from tcl_train.losses import PairLoss, gradient_response
+from tcl_train.methods.diagnostics import count_single
 from tcl_train.methods.method import Method, StepOutput, labels_of_views
 from tcl_train.models.encoder import Encoder
 
@@ -43,10 +44,14 @@ class Contrastive(Method):
         return self.loss(torch.ones(len(labels_N), 1, device=labels_N.device), labels_N)
 
     def diagnostics(self, step: StepOutput) -> dict[str, Tensor]:
-        """Also the loss's gradient magnitudes by positives and by negatives."""
+        """Also the loss's gradient magnitudes by positives and by negatives, and how many anchors
+        the loss has and leaves out."""
         response = gradient_response(self.loss, step.rows_ND.detach(), step.labels_N)
+        _, anchors_N = self.rows_of_loss(step.rows_ND, step.labels_N)
         return {
             **super().diagnostics(step),
+            "anchors": torch.full_like(response.positive, len(anchors_N)),
+            "anchors_without_positives": count_single(anchors_N),
             "gradient_from_positives": response.positive,
             "gradient_from_negatives": response.negative,
         }

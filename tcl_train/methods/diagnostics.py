@@ -44,11 +44,22 @@ def embedding_statistics(rows_ND: Tensor, labels_N: Tensor) -> dict[str, Tensor]
     }
 
 
+def count_single(labels_N: Tensor) -> Tensor:
+    """How many labels occur once."""
+    _, size_K = torch.unique(labels_N, return_counts=True)
+    return (size_K == 1).sum()
+
+
 def collapse_warning(scalars: dict[str, float]) -> str | None:
     """A warning when the embeddings have collapsed or nothing is learned yet, else None."""
     advice = (
         "lower lr, warm up (scheduler.warmup_epochs=10), raise tau or batch_size, or weaken augment"
     )
+    if scalars["anchors_without_positives"] == scalars.get("anchors"):
+        return (
+            f"none of the {scalars['anchors']:.0f} rows of the batch has a positive, so that "
+            "nothing is trained; give views=2 or more, a larger batch_size or fewer classes"
+        )
     if scalars["embedding_spread"] < COLLAPSED_SPREAD:
         return (
             f"the embeddings have collapsed (spread {scalars['embedding_spread']:.4f} of 1): "

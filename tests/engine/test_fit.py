@@ -211,7 +211,8 @@ def test_the_chance_level_of_supcon_is_that_of_equal_embeddings(
 
 
 def scalars(**keys: float) -> dict[str, float]:
-    return {"loss": 3.0, "chance_level": 6.0, "embedding_spread": 0.9, **keys}
+    usual = {"loss": 3.0, "chance_level": 6.0, "embedding_spread": 0.9, "anchors": 64.0}
+    return {**usual, "anchors_without_positives": 0.0, **keys}
 
 
 def test_a_collapse_is_said_with_advice() -> None:
@@ -224,6 +225,16 @@ def test_a_collapse_is_said_with_advice() -> None:
     assert at_chance is not None
     assert "chance level" in at_chance
     assert collapse_warning(scalars(loss=5.9)) is None
+
+
+def test_a_batch_in_which_no_row_has_a_positive_is_said() -> None:
+    said = collapse_warning(scalars(anchors_without_positives=64.0))
+    assert said is not None
+    assert "none of the 64 rows of the batch has a positive" in said
+    assert collapse_warning(scalars(anchors_without_positives=63.0)) is None
+    baseline = scalars(anchors_without_positives=64.0)
+    del baseline["anchors"]  # of a method without pairs
+    assert collapse_warning(baseline) is None
 
 
 # ------------------------------------------------------------------ checkpoints

@@ -117,6 +117,7 @@ def test_diagnostics_are_of_the_embeddings_and_of_the_losss_answer():
     expected = {
         "chance_level": m.chance_level(step),
         **embedding_statistics(step.rows_ND, step.labels_N),
+        "anchors": torch.tensor(float(len(step.labels_N))),
         "gradient_from_positives": response.positive,
         "gradient_from_negatives": response.negative,
     }
