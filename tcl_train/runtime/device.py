@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.profiler import record_function
 
 from tcl_train.errors import RequestError
+from tcl_train.runtime.half_precision import use_float32_where_half_is_wrong
 from tcl_train.runtime.memory import keep_freed_memory
 from tcl_train.runtime.winograd import use_winograd
 
@@ -51,9 +52,10 @@ class Runtime:
 
     def place(self, module: Module) -> Module:
         """Moves a module to the device, in channels-last order, in place; on the CPU its
-        convolutions are those that are fast there."""
+        convolutions are those that are fast and right there."""
         if self.device.type == "cpu":
             use_winograd(module)  # which computes as usual in half precision
+            use_float32_where_half_is_wrong(module)
         return module.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def autocast(self) -> AbstractContextManager[None]:
