@@ -391,6 +391,33 @@ def no_waiting_copies(fake_cuda: None) -> type[NoWaitingCopies]:
     return NoWaitingCopies
 
 
+# ------------------------------------------------------------------ a device without float64
+
+
+class NoFloat64(TorchDispatchMode):
+    """Raises where an operation gives a float64 tensor on one of these types of device; Apple's
+    GPUs (mps) have none."""
+
+    def __init__(self, *device_types: str) -> None:
+        super().__init__()
+        self.device_types = device_types
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for x in tree_leaves(result):
+            if isinstance(x, Tensor) and x.dtype == torch.float64:
+                assert x.device.type not in self.device_types, f"{func} gives float64"
+        return result
+
+
+@pytest.fixture(scope="session")
+def no_float64() -> type[NoFloat64]:
+    """`with no_float64("mps"):` float64 on such a device raises."""
+    return NoFloat64
+
+
 # ------------------------------------------------------------------ image folders
 
 

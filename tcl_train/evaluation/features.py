@@ -81,4 +81,4 @@ def extract(encoder: nn.Module, split: Split, normalize: Normalize, runtime: Run
 def accuracy(score_NK: Tensor, y_N: Tensor, *, top: int = 1) -> float:
     """Percent of rows whose label is among the `top` highest scores."""
     best_NT = score_NK.topk(min(top, score_NK.shape[1]), dim=1).indices
-    return 100 * (best_NT == y_N[:, None]).any(1).double().mean().item()
+    return 100 * (best_NT == y_N[:, None]).any(1).sum().item() / len(y_N)

@@ -5,6 +5,7 @@ N, M: rows; I: rows of a block; D: embedding dimensions.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,7 +32,7 @@ def hardest_of(sim_NM: Tensor, negative_NM: Tensor, alpha: float) -> Hardest:
     """The same, from a dense matrix."""
     masked_NM = sim_NM.masked_fill(~negative_NM, float("-inf"))
     count_N = negative_NM.sum(1)
-    kept_N = (alpha * count_N.double() - 1e-9).ceil().long().clamp(min=1)
+    kept_N = _kept(alpha, negative_NM.shape[1]).to(sim_NM.device, non_blocking=True)[count_N]
     floor_N = masked_NM.sort(1, descending=True).values.gather(1, kept_N[:, None] - 1)[:, 0]
     above_NM = masked_NM > Hardest.above(floor_N)[:, None]
     tied_NM = (masked_NM >= Hardest.below(floor_N)[:, None]) & ~above_NM
@@ -39,6 +40,13 @@ def hardest_of(sim_NM: Tensor, negative_NM: Tensor, alpha: float) -> Hardest:
     share_N = share_N.clamp(0, 1).to(sim_NM.dtype)
     none_N = count_N == 0
     return Hardest(floor_N.masked_fill(none_N, float("inf")), share_N.masked_fill(none_N, 1))
+
+
+def _kept(alpha: float, most: int) -> Tensor:
+    """How many negatives are kept of 0, 1, ... `most`; by NumPy, since not every device of torch
+    has float64."""
+    counts = np.ceil(alpha * np.arange(most + 1) - 1e-9).astype(np.int64)
+    return torch.from_numpy(counts.clip(min=1))
 
 
 def hardest_weights(sim_NM: Tensor, negative_NM: Tensor, alpha: float) -> Tensor:

@@ -21,10 +21,9 @@ What is run so, and what is not:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -34,7 +33,6 @@ from torch import Tensor
 from torch._subclasses import FakeTensorMode
 from torch._subclasses.fake_tensor import DataDependentOutputException
 
-from tcl_train import build as configs
 from tcl_train.data import images as images_module
 from tcl_train.data.dataset import Split
 from tcl_train.data.images import ArrayImages, FileImages
@@ -42,8 +40,6 @@ from tcl_train.data.loader import Batch, Loader
 from tcl_train.engine.fit import Trainer
 from tcl_train.engine.optimizers import MomentumOptimizer
 from tcl_train.losses import blockwise
-from tcl_train.runtime import device as device_module
-from tcl_train.runtime.device import Runtime
 
 pytestmark = pytest.mark.usefixtures("fake_cuda")
 
@@ -51,88 +47,11 @@ NoWaiting = Callable[[], AbstractContextManager[Any]]
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 BATCH, SIDE = 6, 16
+FakeTrainer = Callable[[DictConfig, str], AbstractContextManager[tuple[Trainer, Batch]]]
 
 
 def choices(group: str) -> list[str]:
     return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
-
-
-class OneEpoch:
-    steps_per_epoch = 10
-
-
-@contextmanager
-def fake_trainer(config: DictConfig, device: str) -> Iterator[tuple[Trainer, Batch]]:
-    """A trainer and a batch of fake tensors on the device, with real draws of the augmentation."""
-    settings = configs.read_settings(config)
-    data: Any = SimpleNamespace(image_size=SIDE, mean=[0.5] * 3, std=[0.25] * 3)
-    augment = configs.build_augment(config, data)
-    generator = torch.Generator().manual_seed(0)
-    drawn = augment.draw(BATCH, SIDE, SIDE, views=settings.views, generator=generator)
-    augment.draw = lambda *_, **__: drawn  # type: ignore[method-assign]
-    runtime = Runtime(device=device, precision=config.precision, compile=False)
-    loss = configs.build_loss(config)
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        with torch.device(device):
-            encoder = configs.build_encoder(config, image_size=SIDE)
-            method = configs.build_method(config, encoder=encoder, loss=loss, num_classes=3)
-            images_BCHW = torch.empty(BATCH, 3, SIDE, SIDE, dtype=torch.uint8)
-            labels_B = torch.empty(BATCH, dtype=torch.int64)
-        trainer = Trainer(
-            method=method,
-            loader=OneEpoch(),  # type: ignore[arg-type]
-            augment=augment,
-            optimizer=configs.build_optimizer(config, method),
-            schedule=configs.build_schedule(config),
-            runtime=runtime,
-            seed=0,
-            epochs=1,
-            views=settings.views,
-            view_size=lambda _: None,
-            lr=0.1,
-            log_every=1,
-        )
-        yield trainer, Batch(images_BCHW, labels_B)
-
-
-@pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A GPU for which a runtime and autocast can be built, but nothing can run on it."""
-    monkeypatch.setattr(device_module, "choose_device", torch.device)
-    monkeypatch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
-    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)  # which a runtime sets
-
-
-class Context:
-    """What an autograd function keeps for its backward pass."""
-
-    def save_for_backward(self, *tensors: Tensor) -> None:
-        self.saved_tensors = tensors
-
-
-@pytest.fixture
-def without_autograd(gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Autograd functions of this package go backward at once, with gradients that nobody takes; the
-    gradients of the weights are made up."""
-
-    def forward_and_backward(function: Any, *args: Any) -> Tensor:
-        context = Context()
-        with torch.no_grad():
-            value = function.forward(context, *args)
-            function.backward(context, torch.empty_like(value))
-        return value
-
-    monkeypatch.setattr(torch.autograd.Function, "apply", classmethod(forward_and_backward))
-    # The one operation of a step that fake CUDA tensors don't have.
-    monkeypatch.setattr(torch, "_fused_sgd_", lambda *_, **__: None)
-    monkeypatch.setattr(Tensor, "backward", lambda _: None)
-
-
-def make_up_gradients(trainer: Trainer) -> None:
-    """Where the optimiser would have cleared them."""
-    trainer.optimizer.zero_grad = lambda **_: None  # type: ignore[method-assign]
-    for p in trainer.method.parameters():
-        p.grad = torch.empty_like(p)
 
 
 # ------------------------------------------------------------------ a step
@@ -143,7 +62,9 @@ def make_up_gradients(trainer: Trainer) -> None:
     [f"loss={loss}" for loss in choices("loss")]
     + [f"optimizer={optimizer}" for optimizer in choices("optimizer")],
 )
-def test_a_whole_step(compose_tiny: Callable[..., DictConfig], word: str) -> None:
+def test_a_whole_step(
+    fake_trainer: FakeTrainer, compose_tiny: Callable[..., DictConfig], word: str
+) -> None:
     config = compose_tiny(word, "augment=simaug", "precision=bf16")
     with fake_trainer(config, "cpu") as (trainer, batch):
         before = [p.grad for p in trainer.method.parameters()]
@@ -159,6 +80,8 @@ def test_a_whole_step(compose_tiny: Callable[..., DictConfig], word: str) -> Non
 @pytest.mark.parametrize("whole", [0, 100], ids=["many blocks", "one block"])
 @pytest.mark.parametrize("loss", choices("loss"))
 def test_a_step_on_a_gpu(
+    make_up_gradients: Callable[[Trainer], None],
+    fake_trainer: FakeTrainer,
     compose_tiny: Callable[..., DictConfig],
     loss: str,
     whole: int,
@@ -183,6 +106,8 @@ def test_a_step_on_a_gpu(
 @pytest.mark.parametrize("optimizer", choices("optimizer"))
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_an_update_on_a_gpu(
+    make_up_gradients: Callable[[Trainer], None],
+    fake_trainer: FakeTrainer,
     compose_tiny: Callable[..., DictConfig],
     optimizer: str,
     precision: str,
@@ -208,6 +133,8 @@ def test_an_update_on_a_gpu(
     [f"{group}={name}" for group in ("encoder", "augment", "method") for name in choices(group)],
 )
 def test_every_choice_on_a_gpu(
+    make_up_gradients: Callable[[Trainer], None],
+    fake_trainer: FakeTrainer,
     compose_tiny: Callable[..., DictConfig],
     word: str,
     no_waiting_copies: NoWaiting,
@@ -270,7 +197,9 @@ class Asking(torch.nn.Module):
 
 @pytest.mark.usefixtures("without_autograd")
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_a_loss_that_waits_is_noticed(compose_tiny: Callable[..., Any], device: str) -> None:
+def test_a_loss_that_waits_is_noticed(
+    fake_trainer: FakeTrainer, compose_tiny: Callable[..., Any], device: str
+) -> None:
     with fake_trainer(compose_tiny(), device) as (trainer, batch):
         trainer.method.loss = Asking()
         with pytest.raises(DataDependentOutputException):

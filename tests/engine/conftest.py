@@ -1,0 +1,113 @@
+"""A trainer of fake tensors, which have a shape and a device and no values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
+from torch._subclasses import FakeTensorMode
+
+from tcl_train import build as configs
+from tcl_train.data.loader import Batch
+from tcl_train.engine.fit import Trainer
+from tcl_train.runtime import device as device_module
+from tcl_train.runtime.device import Runtime
+
+BATCH, SIDE = 6, 16
+FakeTrainer = Callable[[DictConfig, str], AbstractContextManager[tuple[Trainer, Batch]]]
+
+
+class OneEpoch:
+    steps_per_epoch = 10
+
+
+@contextmanager
+def _fake_trainer(config: DictConfig, device: str) -> Iterator[tuple[Trainer, Batch]]:
+    """A trainer and a batch of fake tensors on the device, with real draws of the augmentation."""
+    settings = configs.read_settings(config)
+    data: Any = SimpleNamespace(image_size=SIDE, mean=[0.5] * 3, std=[0.25] * 3)
+    augment = configs.build_augment(config, data)
+    generator = torch.Generator().manual_seed(0)
+    drawn = augment.draw(BATCH, SIDE, SIDE, views=settings.views, generator=generator)
+    augment.draw = lambda *_, **__: drawn  # type: ignore[method-assign]
+    runtime = Runtime(device=device, precision=config.precision, compile=False)
+    loss = configs.build_loss(config)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        with torch.device(device):
+            encoder = configs.build_encoder(config, image_size=SIDE)
+            method = configs.build_method(config, encoder=encoder, loss=loss, num_classes=3)
+            images_BCHW = torch.empty(BATCH, 3, SIDE, SIDE, dtype=torch.uint8)
+            labels_B = torch.empty(BATCH, dtype=torch.int64)
+        trainer = Trainer(
+            method=method,
+            loader=OneEpoch(),  # type: ignore[arg-type]
+            augment=augment,
+            optimizer=configs.build_optimizer(config, method),
+            schedule=configs.build_schedule(config),
+            runtime=runtime,
+            seed=0,
+            epochs=1,
+            views=settings.views,
+            view_size=lambda _: None,
+            lr=0.1,
+            log_every=1,
+        )
+        yield trainer, Batch(images_BCHW, labels_B)
+
+
+@pytest.fixture
+def fake_trainer() -> FakeTrainer:
+    """`with fake_trainer(config, "cuda") as (trainer, batch):`"""
+    return _fake_trainer
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU for which a runtime and autocast can be built, but nothing can run on it."""
+    monkeypatch.setattr(device_module, "choose_device", torch.device)
+    monkeypatch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)  # which a runtime sets
+
+
+class Context:
+    """What an autograd function keeps for its backward pass."""
+
+    def save_for_backward(self, *tensors: Tensor) -> None:
+        self.saved_tensors = tensors
+
+
+@pytest.fixture
+def without_autograd(gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Autograd functions of this package go backward at once, with gradients that nobody takes; the
+    gradients of the weights are made up."""
+
+    def forward_and_backward(function: Any, *args: Any) -> Tensor:
+        context = Context()
+        with torch.no_grad():
+            value = function.forward(context, *args)
+            function.backward(context, torch.empty_like(value))
+        return value
+
+    monkeypatch.setattr(torch.autograd.Function, "apply", classmethod(forward_and_backward))
+    # The one operation of a step that fake CUDA tensors don't have.
+    monkeypatch.setattr(torch, "_fused_sgd_", lambda *_, **__: None)
+    monkeypatch.setattr(Tensor, "backward", lambda _: None)
+
+
+def _make_up_gradients(trainer: Trainer) -> None:
+    """Where the optimiser would have cleared them."""
+    trainer.optimizer.zero_grad = lambda **_: None  # type: ignore[method-assign]
+    for p in trainer.method.parameters():
+        p.grad = torch.empty_like(p)
+
+
+@pytest.fixture
+def make_up_gradients() -> Callable[[Trainer], None]:
+    """`make_up_gradients(trainer)`, where there is no backward pass."""
+    return _make_up_gradients
