@@ -113,8 +113,8 @@ def test_a_classifier_needs_labels_and_one_view_is_enough(
 @pytest.mark.parametrize(
     ("build", "key", "value", "named"),
     [
-        (configs.build_loss, "loss.tau", -1, "loss: tau must be .*> 0"),
-        (configs.build_loss, "loss.k1", "x", "loss: k1 must be .*>= 0, got 'x'"),
+        (configs.build_loss, "loss.tau", -1, "loss: tau must be .*>= 1e-06"),
+        (configs.build_loss, "loss.k1", "x", "loss: k1 must be .*>= 0 .*got 'x'"),
         (configs.build_probe, "probe.held_out", 1, "probe: held_out must be .*< 1"),
         (configs.build_schedule, "scheduler.floor", 2, "scheduler: floor must be .*<= 1"),
         (

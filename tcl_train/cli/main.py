@@ -15,8 +15,10 @@ from types import FrameType
 from typing import NoReturn
 
 from tcl_train import __version__
+from tcl_train.cli.streams import forgiving_streams
 from tcl_train.errors import CommandError, Interrupted, RequestError
-from tcl_train.runtime.memory import ask_for_huge_pages
+from tcl_train.runtime.memory import ask_for_huge_pages, keep_freed_memory
+from tcl_train.runtime.signals import STOPPING, handled
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,8 +33,13 @@ def main_eval(arguments: Sequence[str] | None = None) -> int:
 
 def _guarded(name: str, command: Callable[[list[str]], int], arguments: list[str]) -> int:
     """Every failure is one line on standard error and an exit status."""
-    before = signal.signal(signal.SIGTERM, _raise_interrupted)
+    with forgiving_streams(), handled(TO_STOP, _raise_interrupted):
+        return _run_command(name, command, arguments)
+
+
+def _run_command(name: str, command: Callable[[list[str]], int], arguments: list[str]) -> int:
     ask_for_huge_pages()
+    keep_freed_memory()
     try:
         return command(arguments)
     except CommandError as error:
@@ -52,10 +59,10 @@ def _guarded(name: str, command: Callable[[list[str]], int], arguments: list[str
             file=sys.stderr,
         )
         return 1
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
+# SIGINT raises KeyboardInterrupt by itself.
+TO_STOP = tuple(signum for signum in STOPPING if signum != signal.SIGINT)
 NOTHING_STARTED = "interrupted; nothing was started"
 
 

@@ -17,7 +17,6 @@ import itertools
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
@@ -48,9 +47,10 @@ from tcl_train.cli.overrides import (
 from tcl_train.errors import Interrupted, RequestError
 from tcl_train.run.directory import RunDir
 from tcl_train.runtime.files import write_text
+from tcl_train.runtime.signals import STOPPING, handled
 
 RESULT_COLUMNS = ("top1", "top5", "knn_top1", "random_encoder_top1", "images_per_second")
-INTERRUPTED = (130, 143)
+INTERRUPTED = tuple(128 + signum for signum in STOPPING)
 STATUS = {0: "finished", 1: "failed", 2: "bad request", **dict.fromkeys(INTERRUPTED, "interrupted")}
 LONGEST_LABEL = 60
 
@@ -284,19 +284,15 @@ def _status_name(status: int) -> str:
 
 
 def _run(command: list[str]) -> int:
-    """A child process that gets the signals that we get; it stops in good order, and we wait."""
-    child = subprocess.Popen(command)
+    """A child process that gets the signals that we get; it stops in good order, and we wait. It
+    has a session of its own, so that what a terminal sends to all reaches it once, from us."""
+    child = subprocess.Popen(command, start_new_session=True)
 
     def forward(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001
-        if signum == signal.SIGTERM:  # a terminal sends SIGINT to both of us by itself
-            child.send_signal(signum)
+        child.send_signal(signum)
 
-    before = {s: signal.signal(s, forward) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with handled(STOPPING, forward):
         status = child.wait()
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
     return 128 - status if status < 0 else status
 
 

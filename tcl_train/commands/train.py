@@ -128,6 +128,12 @@ def _failures_explained(run_dir: RunDir) -> Iterator[None]:
         signum = error.signum if isinstance(error, Interrupted) else signal.SIGINT
         name = signal.Signals(signum).name
         raise Interrupted(signum, f"interrupted by {name}", resumable=resumable) from error
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        raise TrainingError(
+            f"{where}{error.strerror or error}; the traceback is in {run_dir.log}",
+            resumable=resumable,
+        ) from error
     except Exception as error:
         first = (str(error).splitlines() or [""])[0]
         raise TrainingError(

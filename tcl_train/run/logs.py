@@ -63,7 +63,7 @@ def held_messages() -> Iterator[MemoryHandler]:
 def log_to_file(run_dir: RunDir, held: MemoryHandler | None = None) -> Iterator[None]:
     """Messages, first those held, also go to the run's train.log with the time; so does the
     traceback of an exception that leaves the block, unless it only asks to stop."""
-    handler = logging.FileHandler(run_dir.log, encoding="utf-8")
+    handler = _LogFile(run_dir.log, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     if held is not None:
         PACKAGE.removeHandler(held)
@@ -80,6 +80,11 @@ def log_to_file(run_dir: RunDir, held: MemoryHandler | None = None) -> Iterator[
     finally:
         PACKAGE.removeHandler(handler)
         handler.close()
+
+
+class _LogFile(logging.FileHandler):
+    def handleError(self, record: logging.LogRecord) -> None:
+        """A message never stops a run, nor does it print a traceback: the disk is full."""
 
 
 def _traceback_record(error: BaseException) -> logging.LogRecord:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from types import TracebackType
+from typing import Any
 
 from torch import Tensor
 
 from tcl_train.run.directory import RunDir
+
+log = logging.getLogger(__name__)
 
 EVAL = "eval/"  # what the names of the evaluation's scalars begin with
 
@@ -25,18 +30,13 @@ class Sink:
 
     def __init__(self, run_dir: RunDir, *, first_step: int = 0) -> None:
         self.is_new = not run_dir.tensorboard.exists()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # TensorBoard's own, about its dependencies
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._writer = SummaryWriter(
-                str(run_dir.tensorboard),
-                purge_step=None if self.is_new else first_step + 1,
-            )
+        purge_step = None if self.is_new else first_step + 1
+        self._writer = _summary_writer(str(run_dir.tensorboard), purge_step)
         if run_dir.metrics.exists():
             lines = run_dir.metrics.read_text().splitlines(keepends=True)
             kept = [line for line in lines if _stays(line, first_step)]
             run_dir.metrics.write_text("".join(kept))
+        self._path = run_dir.metrics
         self._metrics = run_dir.metrics.open("a", encoding="utf-8")
 
     def write(self, step: int, epoch: int, scalars: Mapping[str, float]) -> None:
@@ -44,18 +44,24 @@ class Sink:
         TensorBoard the curves of training stand side by side below `train`."""
         record = {"step": step, "epoch": epoch}
         record |= {k: v if math.isfinite(v) else None for k, v in scalars.items()}  # type: ignore[misc]
-        self._metrics.write(json.dumps(record) + "\n")
-        self._metrics.flush()
-        for name, value in scalars.items():
+        try:
+            self._metrics.write(json.dumps(record) + "\n")
+            self._metrics.flush()
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self._path)) from error
+        for name, value in scalars.items() if self._writer else ():
             self._writer.add_scalar(name if "/" in name else f"train/{name}", value, step)
 
     def picture(self, step: int, name: str, image_CHW: Tensor) -> None:
         """A uint8 picture in TensorBoard."""
-        self._writer.add_image(name, image_CHW, step)
+        if self._writer:
+            self._writer.add_image(name, image_CHW, step)
 
     def close(self) -> None:
-        self._metrics.close()
-        self._writer.close()
+        with suppress(OSError):  # of a full disk, which was said when it was written to
+            self._metrics.close()
+        if self._writer:
+            self._writer.close()
 
     def __enter__(self) -> Sink:
         return self
@@ -67,6 +73,24 @@ class Sink:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _summary_writer(folder: str, purge_step: int | None) -> Any:
+    """None, with a warning, for a folder whose name TensorBoard cannot encode."""
+    try:
+        folder.encode("utf-8")
+    except UnicodeEncodeError:
+        log.warning(
+            "%s: nothing is written for TensorBoard, which needs a folder named in UTF-8; "
+            "metrics.jsonl has the same numbers",
+            folder,
+        )
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TensorBoard's own, about its dependencies
+        from torch.utils.tensorboard import SummaryWriter
+
+        return SummaryWriter(folder, purge_step=purge_step)
 
 
 def _stays(line: str, first_step: int) -> bool:

@@ -14,7 +14,6 @@ from torch.profiler import record_function
 
 from tcl_train.errors import RequestError
 from tcl_train.runtime.half_precision import use_float32_where_half_is_wrong
-from tcl_train.runtime.memory import keep_freed_memory
 from tcl_train.runtime.winograd import use_winograd
 
 log = logging.getLogger(__name__)
@@ -40,8 +39,6 @@ class Runtime:
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
         if self.device.type == "cuda":
             torch.backends.cudnn.benchmark = True
-        if self.device.type == "cpu":
-            keep_freed_memory()
         log.info("device %s, precision %s (%s)", self.device, self.precision, why)
 
     def prepare(self, method: nn.Module, encoder: nn.Module) -> None:

@@ -8,17 +8,42 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+PROBED_BYTES = 2**16
+
 
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
-    """`write` makes a temporary file beside `path`, which is then renamed to it."""
+    """`write` makes a temporary file beside `path`, which is then renamed to it.
+
+    Raises:
+        OSError: names `path` and the reason, whatever `write` raised for a disk that is full.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         write(temporary)
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+    except RuntimeError as error:  # torch.save's, when it cannot write
+        reason = _why_not_written(temporary)
+        if reason is None:
+            raise
+        raise OSError(reason, os.strerror(reason), str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _why_not_written(temporary: Path) -> int | None:
+    """The error of writing a little more to the file; None where that works."""
+    try:
+        with temporary.open("ab") as file:
+            file.write(b"0" * PROBED_BYTES)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        return error.errno
+    return None
 
 
 def write_text(path: Path, text: str) -> None:

@@ -3,18 +3,42 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 from tcl_train.errors import Interrupted
+
+# Ctrl-C; a scheduler that ends a job; a terminal that is closed; Slurm's warning before the end.
+_NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
+STOPPING = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
+
+
+@contextmanager
+def handled(
+    signums: Sequence[int], handler: Callable[[int, FrameType | None], Any]
+) -> Iterator[None]:
+    """The handler gets these signals inside the block. A SIGHUP that the process was started to
+    ignore (by nohup) stays ignored."""
+    before = {}
+    for signum in signums:
+        present = signal.getsignal(signum)
+        if signum == getattr(signal, "SIGHUP", None) and present == signal.SIG_IGN:
+            continue
+        before[signum] = signal.signal(signum, handler)
+    try:
+        yield
+    finally:
+        for signum, present in before.items():
+            signal.signal(signum, present)
 
 
 class Signals:
     """Whether the user or the system has asked the run to stop.
 
-    Inside :meth:`caught` the first SIGINT or SIGTERM is remembered in `received`, and the training
-    loop stops after its step; the second raises Interrupted at once.
+    Inside :meth:`caught` the first of the STOPPING signals is remembered in `received`, and the
+    training loop stops after its step; the second raises Interrupted at once.
     """
 
     def __init__(self) -> None:
@@ -22,13 +46,8 @@ class Signals:
 
     @contextmanager
     def caught(self) -> Iterator[None]:
-        signums = (signal.SIGINT, signal.SIGTERM)
-        before = {signum: signal.signal(signum, self._receive) for signum in signums}
-        try:
+        with handled(STOPPING, self._receive):
             yield
-        finally:
-            for signum, handler in before.items():
-                signal.signal(signum, handler)
 
     def _receive(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002
         if self.received is not None:

@@ -34,7 +34,7 @@ BAD_REQUESTS = {
     "several values without -m": (["epochs=1,2"], ["epochs=1,2", "-m"]),
     "a deleted setting": (["~seed"], ["seed"]),
     "k1 below its range": (["k1=-1"], ["k1", ">= 0", "-1"]),
-    "tau at the end of its range": (["tau=0"], ["tau", "> 0", "got 0"]),
+    "tau at the end of its range": (["tau=0"], ["tau", ">= 1e-06", "got 0"]),
     "no epochs": (["epochs=0"], ["epochs", ">= 1", "got 0"]),
     "epochs that are no number": (["epochs=abc"], ["epochs", "whole number", "'abc'"]),
     "a value in place of settings": (["data=5"], ["data"]),

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import re
 import signal
 import subprocess
@@ -22,6 +21,7 @@ from tcl_train.cli import sweep
 from tcl_train.cli.compose import compose_run
 from tcl_train.cli.overrides import parse_overrides
 from tcl_train.run.directory import RunDir
+from tcl_train.runtime.signals import STOPPING
 
 RESULT = {"top1": 90.0, "top5": 99.0, "knn_top1": 85.0, "random_encoder_top1": 70.0}
 RESULT |= {"images_per_second": 1000.0, "wall_seconds": 2.5}
@@ -37,7 +37,8 @@ class Children:
         self.signals: list[int] = []
         self.while_it_runs: Callable[[], object] = lambda: None
 
-    def __call__(self, command: list[str]) -> Children:
+    def __call__(self, command: list[str], *, start_new_session: bool) -> Children:
+        assert start_new_session  # a terminal's signals reach the job through us alone
         self.commands.append(command)
         return self
 
@@ -292,15 +293,12 @@ def test_an_interrupted_job_ends_the_sweep_in_good_order(
     assert one_line(outcome.err).endswith("run the same sweep again with hydra.sweep.dir=sweep")
 
 
-def test_a_termination_is_passed_on_and_the_job_waited_for(children: Children) -> None:
-    """A terminal sends SIGINT to the job by itself; SIGTERM comes to us alone."""
+@pytest.mark.parametrize("signum", STOPPING)
+def test_a_signal_is_passed_on_and_the_job_waited_for(children: Children, signum: int) -> None:
     children.statuses = {"x": 2}
-    children.while_it_runs = lambda: signal.raise_signal(signal.SIGTERM)
+    children.while_it_runs = lambda: signal.raise_signal(signum)
     assert sweep._run(["x"]) == 2
-    assert children.signals == [signal.SIGTERM]
-    children.while_it_runs = lambda: signal.raise_signal(signal.SIGINT)
-    assert sweep._run(["x"]) == 2
-    assert children.signals == [signal.SIGTERM]
+    assert children.signals == [signum]
 
 
 # ------------------------------------------------------------------ with real processes
@@ -351,7 +349,9 @@ def test_a_job_that_cannot_run_is_seen_and_the_next_one_finishes(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT], ids=["TERM", "INT"])
+@pytest.mark.parametrize(
+    "signum", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1], ids=["TERM", "INT", "USR1"]
+)
 def test_a_sweep_that_is_interrupted_stops_and_goes_on_when_it_is_run_again(
     signum: signal.Signals,
     start: Callable[..., subprocess.Popen[str]],
@@ -363,10 +363,7 @@ def test_a_sweep_that_is_interrupted_stops_and_goes_on_when_it_is_run_again(
     assert process.stdout is not None
     for line in process.stdout:
         if line.startswith("epoch 1/8"):
-            process.send_signal(signum)
-            if signum == signal.SIGINT:  # a terminal sends it to all of them
-                (child,) = children_of(process.pid)
-                os.kill(child, signum)
+            process.send_signal(signum)  # to the parent alone, as `kill` does
             break
     out, err = process.communicate(timeout=120)
     assert process.returncode == 128 + signum
@@ -381,9 +378,3 @@ def test_a_sweep_that_is_interrupted_stops_and_goes_on_when_it_is_run_again(
     assert (again.returncode, err) == (0, "")
     assert "resuming at step" in out
     assert RunDir(first).finished
-
-
-def children_of(pid: int) -> list[int]:
-    command = ["ps", "-o", "pid=", "--ppid", str(pid)]
-    listed = subprocess.run(command, capture_output=True, text=True)
-    return [int(word) for word in listed.stdout.split()]

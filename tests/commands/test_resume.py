@@ -109,7 +109,14 @@ def interrupted(run: Callable[..., Any], signalled: Callable[..., Any]) -> Calla
 
 
 @pytest.mark.parametrize(
-    ("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["INT", "TERM"]
+    ("signum", "status"),
+    [
+        (signal.SIGINT, 130),
+        (signal.SIGTERM, 143),
+        (signal.SIGHUP, 128 + signal.SIGHUP),
+        (signal.SIGUSR1, 128 + signal.SIGUSR1),
+    ],
+    ids=["INT", "TERM", "HUP", "USR1"],
 )
 def test_an_interrupted_run_writes_a_checkpoint_and_says_how_to_go_on(
     run: Callable[..., Any],
