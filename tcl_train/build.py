@@ -62,6 +62,7 @@ class Settings:
     log_every: int
     checkpoint: Mapping[str, Any]
     # Which runs of earlier versions do not say:
+    deterministic: bool = False
     profile: bool = False
     mirror_features: bool = False
     view_size: int | Sequence[Sequence[int]] | Mapping[int, int] | None = None
@@ -79,6 +80,7 @@ class Settings:
         checks.boolean("compile", self.compile)
         checks.boolean("random_encoder_baseline", self.random_encoder_baseline)
         checks.integer("log_every", self.log_every, at_least=1)
+        checks.boolean("deterministic", self.deterministic)
         checks.boolean("profile", self.profile)
         checks.boolean("mirror_features", self.mirror_features)
         if not isinstance(self.checkpoint, Mapping):
@@ -295,7 +297,7 @@ ENCODER_PARTS = ("method", "about")  # of a checkpoint
 ENCODER_PREFIX = "encoder."
 
 
-def load_encoder(run: str | Path) -> Encoder:
+def load_encoder(run: str | Path, *, trust: Sequence[str] = ()) -> Encoder:
     """The encoder of a run, in evaluation mode, on the CPU: (N, 3, H, W) -> (N, feature_dim).
 
     Normalise images as pretraining did: values in [0, 1], minus `encoder.mean`, divided by
@@ -303,12 +305,14 @@ def load_encoder(run: str | Path) -> Encoder:
 
     Args:
         run: the run directory; the run may be unfinished, but needs a checkpoint.
+        trust: packages, besides tcl_train, whose functions the run's config may call.
 
     Raises:
-        RequestError: there is no run or no whole checkpoint, or the two do not match.
+        RequestError: there is no run or no whole checkpoint, the two do not match, or the config
+            calls a function of another package.
     """
     run_dir = RunDir(run)
-    config = run_dir.read_config()
+    config = run_dir.read_config(trust)
     return _restore_encoder(config, checkpoint.load(run_dir.last_checkpoint, needed=ENCODER_PARTS))
 
 

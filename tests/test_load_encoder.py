@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 import tcl_train
 from tcl_train import build as configs
@@ -37,6 +38,24 @@ def test_it_is_a_module_in_evaluation_mode_from_images_to_features(finished: Any
     assert encoder.feature_dim == 16
     assert encoder(images()).shape == (4, 16)
     assert next(encoder.parameters()).device.type == "cpu"
+
+
+def test_its_convolutions_are_torch_s_own(finished: Any) -> None:
+    """What trains fast on a CPU is for training; others want to run, trace and export it."""
+    encoder = load_encoder(finished.run_dir.path)
+    kinds = {type(part) for part in encoder.modules()}
+    assert nn.Conv2d in kinds
+    assert all(kind.__module__.split(".")[0] in ("torch", "tcl_train") for kind in kinds)
+    assert not any(issubclass(kind, nn.Conv2d) and kind is not nn.Conv2d for kind in kinds)
+    exported = torch.export.export(encoder, (torch.zeros(2, 3, 8, 8),)).module()
+    x_NCHW = torch.randn(2, 3, 8, 8)
+    torch.testing.assert_close(exported(x_NCHW), encoder(x_NCHW))
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4, 5])
+def test_another_number_of_channels_is_an_error(finished: Any, channels: int) -> None:
+    with pytest.raises(RuntimeError, match="channels"):
+        load_encoder(finished.run_dir.path)(torch.zeros(1, channels, 8, 8))
 
 
 def test_a_path_may_be_a_string(finished: Any) -> None:

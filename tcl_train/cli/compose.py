@@ -24,6 +24,7 @@ from tcl_train.cli.choices import CONFIG_NAME, SECOND_VIEW, config_dir
 from tcl_train.cli.explain import check_overrides, explain, first_line, is_group
 from tcl_train.cli.overrides import (
     SEARCHPATH,
+    TRUST,
     parse_overrides,
     quote_overrides,
     searchpath_override,
@@ -101,7 +102,10 @@ def without_hydra(config: DictConfig) -> DictConfig:
 # ------------------------------------------------------------------ later commands on a run
 
 DATASET_ROOT = "dataset.root"  # may change on resume, too: the content is compared
-CHANGEABLE_ON_RESUME = ("device", "compile", "log_every", "profile", "checkpoint", "data", "resume")
+CHANGEABLE_ON_RESUME = (
+    *("device", "compile", "log_every", "profile", "checkpoint", "data", TRUST),
+    "resume",
+)
 
 
 def resumed_config(stored: DictConfig, overrides: Sequence[str]) -> DictConfig:
@@ -150,7 +154,7 @@ def resumed_config(stored: DictConfig, overrides: Sequence[str]) -> DictConfig:
 
 
 EVALUATION_KEYS = ("dataset", "probe")
-EVALUATION_SETTINGS = ("device", "precision", "data", "seed", "batch_size")
+EVALUATION_SETTINGS = ("device", "precision", "data", "seed", "batch_size", TRUST)
 
 
 def evaluation_config(stored: DictConfig, overrides: Sequence[str]) -> DictConfig:

@@ -134,14 +134,18 @@ def _train(arguments: list[str]) -> int:
 
 def _run(overrides: list[str]) -> None:
     from tcl_train.cli.compose import compose_run, resumed_config
+    from tcl_train.cli.overrides import trusted
     from tcl_train.run.directory import RunDir
+    from tcl_train.run.trust import check_targets
 
     config, directory = compose_run(overrides)
     resume = config.resume is not None
     if resume:
         run_dir = RunDir(config.resume)
         run_dir.check_resumable()
-        config = resumed_config(run_dir.read_config(), overrides)
+        trust = trusted(overrides)
+        config = resumed_config(run_dir.read_config(trust), overrides)
+        check_targets(config, run_dir.config, trust)
     else:
         run_dir = RunDir(directory)
         run_dir.check_free()
@@ -221,10 +225,14 @@ def _evaluate(overrides: list[str]) -> int:
     if len(runs) != 1:
         raise RequestError("run is not set; give the directory of a run, as in tcl-eval run=DIR")
     from tcl_train.cli.compose import evaluation_config
+    from tcl_train.cli.overrides import trusted
     from tcl_train.run.directory import RunDir
+    from tcl_train.run.trust import check_targets
 
     run_dir = RunDir(runs[0].removeprefix("run="))
-    config = evaluation_config(run_dir.read_config(), [o for o in overrides if o not in runs])
+    trust = trusted(overrides)
+    config = evaluation_config(run_dir.read_config(trust), [o for o in overrides if o not in runs])
+    check_targets(config, run_dir.config, trust)
 
     from tcl_train.commands.evaluate import evaluate_again
     from tcl_train.run.logs import log_to_terminal

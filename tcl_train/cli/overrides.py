@@ -26,6 +26,7 @@ _CONSTANTS = ("null", "true", "false", "inf", "nan")
 
 FOLDER_KEYS = ("resume", "hydra.run.dir", "hydra.sweep.dir", "dataset.root", "data.cache_dir")
 SEARCHPATH = "hydra.searchpath"
+TRUST = "trust"
 _UNQUOTED = re.compile(r"([A-Za-z_][\w./@]*)=([^\[\]{}'\",]+)")
 
 
@@ -122,3 +123,12 @@ def _absolute_folder(place: str) -> str:
     if not folder.is_dir():
         raise RequestError(f"{SEARCHPATH}: there is no folder {folder}; give a folder of configs")
     return f"file://{folder}"
+
+
+def trusted(overrides: Sequence[str]) -> list[str]:
+    """The packages of `trust=PACKAGE` or `trust=[PACKAGE, ...]`."""
+    packages: list[str] = []
+    for override in parse_overrides([o for o in overrides if o.startswith(f"{TRUST}=")]):
+        value = override.value()
+        packages = [str(v) for v in value] if isinstance(value, list) else [str(value)]
+    return packages

@@ -226,7 +226,7 @@ def _started(sweep_dir: Path) -> Iterable[tuple[str, list[str]]]:
     for name in _names(sweep_dir):
         run_dir = RunDir(sweep_dir / name)
         if run_dir.started:
-            yield name, list(run_dir.read_config().overrides)
+            yield name, list(run_dir.read_config(trust=None).overrides)
 
 
 def _identity(overrides: Iterable[str]) -> frozenset[tuple[str, str]]:

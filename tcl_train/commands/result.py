@@ -49,6 +49,8 @@ def assemble_result(
         "device": device_name(trainer.runtime.device),
         "threads": torch.get_num_threads(),
         "precision": trainer.runtime.precision,
+        "tf32": torch.backends.cuda.matmul.allow_tf32,
+        "deterministic": settings.deterministic,
         "torch_version": torch.__version__,
         "tcl_train_version": __version__,
         "git_commit": commit,

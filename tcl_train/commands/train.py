@@ -23,6 +23,7 @@ from tcl_train.run.directory import RunDir
 from tcl_train.run.logs import held_messages, log_to_file
 from tcl_train.run.sink import EVAL, Sink
 from tcl_train.runtime.code_version import git_commit
+from tcl_train.runtime.device import reproducible
 from tcl_train.runtime.files import write_json
 from tcl_train.runtime.randomness import generator
 from tcl_train.runtime.signals import Signals
@@ -53,6 +54,7 @@ def train(config: DictConfig, run_dir: RunDir, *, resume: bool) -> dict[str, Any
             run_dir.claim(config)
         with (
             _failures_explained(run_dir),
+            reproducible(trainer.runtime.device, wanted=settings.deterministic),
             log_to_file(run_dir, held),
             Sink(run_dir, first_step=trainer.step) as sink,
         ):

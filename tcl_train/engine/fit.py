@@ -148,10 +148,13 @@ class Trainer:
             raise self.diverged(f"the loss is {step.loss.item()} at step {self.step}")
 
     def check_weights(self) -> None:
-        """A loss is from before its update; the weights to be saved must be finite, too."""
-        finite = torch.stack([p.isfinite().all() for p in self.method.parameters()])
-        if not finite.all():
-            raise self.diverged(f"the weights are not finite after step {self.step}")
+        """A loss is from before its update; what is saved, weights and statistics of normalisation
+        layers, must be finite, too."""
+        state = self.method.state_dict()
+        finite = torch.stack([value.isfinite().all() for value in state.values()]).tolist()
+        if not all(finite):
+            name = list(state)[finite.index(False)]
+            raise self.diverged(f"{name} is not finite after step {self.step}")
 
     def diverged(self, said: str) -> TrainingError:
         return TrainingError(

@@ -63,8 +63,8 @@ class Muon(MomentumOptimizer):
         W <- W - lr sqrt(max(1, R / C)) orthogonal(g + momentum u)
 
     where orthogonal(G) is nearly the orthogonal matrix nearest to G, by Newton-Schulz iterations on
-    products of matrices. With `fixed_norm`, W is first scaled to the norm sqrt(R): right for
-    weights that a normalisation follows, whose length says nothing. Vectors (biases,
+    products of matrices. With `fixed_norm`, W of a convolution is first scaled to the norm sqrt(R):
+    right where a normalisation follows, so that its length says nothing. Vectors (biases,
     normalisation) have SGD with Nesterov momentum at lr times `vector_lr`.
 
     Source: Jordan et al. 2024. torch.optim.Muon takes matrices only, no convolutions.
@@ -101,7 +101,7 @@ class Muon(MomentumOptimizer):
             w.sub_(lookahead, alpha=group["lr"] * group["vector_lr"])
             return
         rows, columns = len(w), w[0].numel()
-        if group["fixed_norm"]:
+        if group["fixed_norm"] and w.ndim > 2:
             w.mul_(rows**0.5 / w.norm().clamp(min=TINY))
         update_RC = orthogonal(lookahead.reshape(rows, columns), group["newton_schulz_steps"])
         w.sub_(update_RC.view(w.shape), alpha=group["lr"] * max(1.0, rows / columns) ** 0.5)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from tcl_train.data.dataset import Split
 from tcl_train.data.normalize import Normalize
+from tcl_train.errors import TrainingError
 from tcl_train.runtime.device import Runtime
 
 BATCH_SIZE = 500
@@ -79,6 +80,16 @@ def extract(encoder: nn.Module, split: Split, normalize: Normalize, runtime: Run
 
 
 def accuracy(score_NK: Tensor, y_N: Tensor, *, top: int = 1) -> float:
-    """Percent of rows whose label is among the `top` highest scores."""
+    """Percent of rows whose label is among the `top` highest scores.
+
+    Raises:
+        TrainingError: a score is not finite.
+    """
+    if not score_NK.isfinite().all():
+        raise TrainingError(
+            "the scores of the evaluation are not finite: the probe has diverged, or the features "
+            "are not finite; evaluate again with tcl-eval, with a lower probe.lr, another probe or "
+            "precision=fp32"
+        )
     best_NT = score_NK.topk(min(top, score_NK.shape[1]), dim=1).indices
     return 100 * (best_NT == y_N[:, None]).any(1).sum().item() / len(y_N)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from tcl_train.errors import RequestError
+from tcl_train.run.trust import check_targets
 
 NEEDED_KEYS = ("names", "overrides", "encoder", "dataset", "seed")
 
@@ -74,8 +76,14 @@ class RunDir:
                 "directory"
             ) from error
 
-    def read_config(self) -> DictConfig:
-        """`config.yaml`. Raises RequestError where there is none or it cannot be read."""
+    def read_config(self, trust: Sequence[str] | None = ()) -> DictConfig:
+        """`config.yaml`.
+
+        trust: packages besides this one whose functions it may call; None: nothing is called.
+
+        Raises:
+            RequestError: there is none, it cannot be read, or it calls something else.
+        """
         try:
             config = OmegaConf.load(self.config)
         except FileNotFoundError:
@@ -86,6 +94,8 @@ class RunDir:
             raise RequestError(f"{self.config}: not readable as YAML ({error})") from error
         if not isinstance(config, DictConfig) or any(key not in config for key in NEEDED_KEYS):
             raise RequestError(f"{self.config}: is not the config of a run; give a run directory")
+        if trust is not None:
+            check_targets(config, self.config, trust)
         return config
 
     def read_result(self) -> dict[str, Any]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import platform
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -75,6 +76,25 @@ class Runtime:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._scaler.load_state_dict(state["scaler"])
+
+
+@contextmanager
+def reproducible(device: torch.device, *, wanted: bool) -> Iterator[None]:
+    """On CUDA, the same bits each time inside the block: operations that sum in any order are
+    replaced by slower ones, or raise RuntimeError where there is none. A CPU always computes so. It
+    must be entered before the first product on the GPU."""
+    if not wanted or device.type != "cuda":
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # as cuBLAS asks for
+    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        torch.backends.cudnn.benchmark = before[1]
 
 
 def choose_device(name: str) -> torch.device:

@@ -410,3 +410,13 @@ def test_weights_that_are_not_finite_do_not_replace_the_good_checkpoint(
     state = checkpoint.load(checkpoints.last)
     assert all(value.isfinite().all() for value in state["method"].values())
     assert state["step"] == STEPS
+
+
+def test_statistics_of_normalisation_that_are_not_finite_are_not_saved(
+    new_trainer: Callable[..., Trainer], checkpoints: Checkpoints
+) -> None:
+    trainer = new_trainer(epochs=1)
+    name, buffer = next((n, b) for n, b in trainer.method.named_buffers() if b.is_floating_point())
+    buffer.fill_(float("inf"))
+    with pytest.raises(TrainingError, match=rf"{name} is not finite after step"):
+        trainer.check_weights()

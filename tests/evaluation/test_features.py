@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import copy
 
+import pytest
 import torch
 from torch import nn
 
+from tcl_train.errors import TrainingError
 from tcl_train.evaluation.features import MirrorMean, accuracy, apply_frozen, extract, frozen
 
 
@@ -64,3 +66,12 @@ def test_mirror_means_do_not_know_left_from_right(encoder) -> None:
         torch.testing.assert_close(mirrored(x_NCHW.flip(3)), means_ND)
         torch.testing.assert_close(2 * means_ND, encoder(x_NCHW) + encoder(x_NCHW.flip(3)))
         assert not torch.allclose(means_ND, encoder(x_NCHW), rtol=0.01)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_scores_that_are_not_finite_have_no_accuracy(bad: float) -> None:
+    """A probe that has diverged would get what chance gives, and nobody would know why."""
+    score_NK = torch.zeros(4, 3)
+    score_NK[2, 1] = bad
+    with pytest.raises(TrainingError, match="the probe has diverged"):
+        accuracy(score_NK, torch.zeros(4, dtype=torch.int64))

@@ -18,6 +18,7 @@ from tcl_train.runtime.device import (
     available_cpus,
     choose_device,
     choose_precision,
+    reproducible,
 )
 
 CPU, CUDA, MPS = torch.device("cpu"), torch.device("cuda"), torch.device("mps")
@@ -153,3 +154,23 @@ def test_the_cpus_are_those_that_this_process_may_use(monkeypatch: pytest.Monkey
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.setattr(os, "cpu_count", lambda: None)
     assert available_cpus() == 1
+
+
+def test_on_a_gpu_the_same_bits_are_asked_for_inside_the_block_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    with reproducible(CUDA, wanted=True):
+        assert torch.are_deterministic_algorithms_enabled()
+        assert not torch.backends.cudnn.benchmark
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert torch.backends.cudnn.benchmark
+
+
+@pytest.mark.parametrize(("device", "wanted"), [(CUDA, False), (CPU, True), (MPS, True)])
+def test_elsewhere_nothing_is_asked_for(device: torch.device, wanted: bool) -> None:
+    with reproducible(device, wanted=wanted):
+        assert not torch.are_deterministic_algorithms_enabled()
