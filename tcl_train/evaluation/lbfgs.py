@@ -20,6 +20,7 @@ from tcl_train.runtime.randomness import generator
 # Powers of ten would be too far apart: see docs/cpu20.md.
 HALF_DECADES = (1, 0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6, 1e-6)
 PATIENCE = 3
+SMALLEST_CHANGE = 1e-12
 
 
 class LinearClassifier(NamedTuple):
@@ -42,16 +43,16 @@ class LBFGSProbe:
     l2: strengths to choose from, of  mean cross-entropy + l2/2 |W|^2  (the bias is free); None:
     half decades from 1 to 1e-6;
     held_out: share of the training rows, taken evenly from each class;
-    max_iter: L-BFGS iterations a fit at most; tolerance: a fit ends when an iteration changes the
-    objective by less.
+    max_iter: L-BFGS iterations a fit at most; tolerance: a fit ends when no entry of the gradient
+    is larger than this share of the largest one at zero weights.
     """
 
     def __init__(
         self,
         l2: Sequence[float] | None = None,
         held_out: float = 0.1,
-        max_iter: int = 100,
-        tolerance: float = 1e-5,
+        max_iter: int = 200,
+        tolerance: float = 1e-4,
     ) -> None:
         strengths = checks.several("l2", HALF_DECADES if l2 is None else l2)
         self.l2 = sorted((checks.number("l2", x, above=0) for x in strengths), reverse=True)
@@ -114,8 +115,10 @@ class LBFGSProbe:
             [w_DK, b_K],
             max_iter=self.max_iter,
             history_size=10,
-            tolerance_grad=0,
-            tolerance_change=self.tolerance,
+            tolerance_grad=self.tolerance * _largest_slope_at_zero(train, start.b_K.shape[0]),
+            # torch compares this with the square of the gradient, too: any larger value would end a
+            # fit with weak L2 before it has begun.
+            tolerance_change=SMALLEST_CHANGE,
             line_search_fn="strong_wolfe",
         )
 
@@ -129,6 +132,15 @@ class LBFGSProbe:
         with torch.enable_grad():
             optimizer.step(objective)
         return LinearClassifier(w_DK.detach(), b_K.detach())
+
+
+def _largest_slope_at_zero(train: Features, num_classes: int) -> float:
+    """The largest entry of the cross-entropy's gradient at zero weights:
+    x^T (1/K - one-hot(y)) / N, and its mean over the rows for the bias."""
+    difference_NK = 1 / num_classes - F.one_hot(train.y_N, num_classes).to(train.x_ND.dtype)
+    of_weights = (train.x_ND.T @ difference_NK).abs().amax() / len(train.y_N)
+    of_bias = difference_NK.mean(0).abs().amax()
+    return torch.maximum(of_weights, of_bias).item()
 
 
 class Standardise:

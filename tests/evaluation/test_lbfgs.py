@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from omegaconf import OmegaConf
 from sklearn.linear_model import LogisticRegression
 
@@ -45,6 +46,45 @@ def test_fit_finds_the_minimum_that_scikit_learn_finds(make_features, l2) -> Non
     got = weights.scores(train.x_ND).softmax(1)
     torch.testing.assert_close(got, expected, atol=2e-3, rtol=0)
     assert not start.w_DK.any()  # the start is left as it is
+
+
+@pytest.fixture(scope="module")
+def correlated() -> Features:
+    """Features as encoders give them: a few directions with most of the variance, mixed; classes
+    overlap."""
+    rows, dim, classes = 800, 24, 6
+    g = torch.Generator().manual_seed(5)
+    y_N = torch.arange(rows) % classes
+    centre_KD = 0.5 * torch.randn(classes, dim, generator=g)
+    mixing_DD = torch.randn(dim, dim, generator=g) / torch.arange(1, dim + 1)[:, None]
+    x_ND = (centre_KD[y_N] + torch.randn(rows, dim, generator=g)) @ mixing_DD
+    return Features(Standardise(x_ND)(x_ND), y_N)
+
+
+@pytest.mark.parametrize("start", ["cold", "warm"])
+@pytest.mark.parametrize("l2", [1, 1e-2, 1e-4, 1e-5, 1e-6])
+def test_strong_or_weak_cold_or_warm_a_fit_ends_at_scikit_learn_s_optimum(
+    correlated: Features, l2: float, start: str
+) -> None:
+    """Warm, through all stronger ones, as the probe comes there. torch's own criterion would end a
+    fit with weak L2 before any weight has moved."""
+    x_ND, y_N = correlated.x_ND.double().numpy(), correlated.y_N.numpy()
+    reference = LogisticRegression(C=1 / (l2 * len(y_N)), tol=1e-9, max_iter=50_000).fit(x_ND, y_N)
+    best = LinearClassifier(
+        torch.from_numpy(reference.coef_.T).float(), torch.from_numpy(reference.intercept_).float()
+    )
+    weights = LinearClassifier(torch.zeros(24, 6), torch.zeros(6))
+    probe = LBFGSProbe()
+    strengths = [l2] if start == "cold" else [x for x in HALF_DECADES if x >= l2]
+    for strength in strengths:
+        weights = probe.fit(correlated, strength, weights)
+    assert objective(weights, correlated, l2) <= objective(best, correlated, l2) + 1e-4
+    assert weights.w_DK.norm().item() == pytest.approx(best.w_DK.norm().item(), rel=0.02)
+
+
+def objective(weights: LinearClassifier, train: Features, l2: float) -> float:
+    loss = F.cross_entropy(weights.scores(train.x_ND), train.y_N)
+    return (loss + 0.5 * l2 * weights.w_DK.square().sum()).item()
 
 
 def test_the_strongest_of_the_best_on_held_out_rows_is_chosen(make_features, monkeypatch) -> None:
