@@ -74,7 +74,7 @@ def test_strong_or_weak_cold_or_warm_a_fit_ends_at_scikit_learn_s_optimum(
         torch.from_numpy(reference.coef_.T).float(), torch.from_numpy(reference.intercept_).float()
     )
     weights = LinearClassifier(torch.zeros(24, 6), torch.zeros(6))
-    probe = LBFGSProbe()
+    probe = LBFGSProbe(max_iter=1000)
     strengths = [l2] if start == "cold" else [x for x in HALF_DECADES if x >= l2]
     for strength in strengths:
         weights = probe.fit(correlated, strength, weights)
