@@ -72,7 +72,7 @@ class Settings:
         checks.integer("epochs", self.epochs, at_least=1)
         checks.integer("batch_size", self.batch_size, at_least=2)
         checks.integer("views", self.views, at_least=1)
-        by_epoch("view_size", self.view_size)
+        by_epoch("view_size", self.view_size, self.epochs)
         checks.boolean("supervised", self.supervised)
         checks.number("lr", self.lr, above=0)
         checks.one_of("device", self.device, DEVICES)
@@ -202,7 +202,7 @@ def _build_trainer(
     encoder = build_encoder(config, image_size=data.image_size)
     method = build_method(config, encoder=encoder, loss=loss, num_classes=len(data.classes))
     runtime.prepare(method, encoder)
-    view_size = by_epoch("view_size", settings.view_size)
+    view_size = by_epoch("view_size", settings.view_size, settings.epochs)
     view_sizes = {view_size(epoch) for epoch in range(settings.epochs)}
     return Trainer(
         method=method,

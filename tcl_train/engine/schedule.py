@@ -96,14 +96,15 @@ def warmup(step: int, warmup_steps: float) -> float:
 
 
 def by_epoch(
-    name: str, given: int | Sequence[Sequence[int]] | Mapping[int, int] | None
+    name: str, given: int | Sequence[Sequence[int]] | Mapping[int, int] | None, epochs: int
 ) -> Callable[[int], int | None]:
     """A setting as a function of the epoch (0, 1, ...): one value for all, or [[0, 24], [8, 32]],
     which is 24 from epoch 0 on and 32 from epoch 8 on. {0: 24, 8: 32} says the same, but can't be
     replaced from the command line, since Hydra merges mappings.
 
     Raises:
-        TypeError, ValueError: an epoch or a value is not a whole number, or epoch 0 has no value.
+        TypeError, ValueError: an epoch or a value is not a whole number, epoch 0 has no value, or
+            an epoch is beyond the `epochs` of the run.
     """
     if isinstance(given, str) or not isinstance(given, Mapping | Sequence):
         if given is not None:
@@ -118,4 +119,9 @@ def by_epoch(
         values[epoch] = checks.integer(f"{name} from epoch {epoch} on", pair[1], at_least=1)
     if 0 not in values:
         raise ValueError(f"{name} must say what it is from epoch 0 on, got {given}")
+    if max(values) >= epochs:
+        raise ValueError(
+            f"{name} changes at epoch {max(values)} (counted from 0), beyond the run's {epochs} "
+            "epochs"
+        )
     return lambda epoch: values[max(begin for begin in values if begin <= epoch)]

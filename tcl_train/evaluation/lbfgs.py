@@ -20,7 +20,8 @@ from tcl_train.runtime.randomness import generator
 # Powers of ten would be too far apart: see docs/cpu20.md.
 HALF_DECADES = (1, 0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6, 1e-6)
 PATIENCE = 3
-SMALLEST_CHANGE = 1e-12
+SMALLEST_CHANGE = 0.0
+HISTORY = 30  # with 10, rounding in float32 ends fits with weak L2 too early
 
 
 class LinearClassifier(NamedTuple):
@@ -114,7 +115,7 @@ class LBFGSProbe:
         optimizer = torch.optim.LBFGS(
             [w_DK, b_K],
             max_iter=self.max_iter,
-            history_size=10,
+            history_size=HISTORY,
             tolerance_grad=self.tolerance * _largest_slope_at_zero(train, start.b_K.shape[0]),
             # torch compares this with the square of the gradient, too: any larger value would end a
             # fit with weak L2 before it has begun.

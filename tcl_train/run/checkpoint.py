@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,10 @@ class Checkpoints:
             return
         named = self.folder / f"epoch-{epochs_done:05d}.pt"
         named.unlink(missing_ok=True)
-        os.link(self.last, named)
+        try:
+            os.link(self.last, named)
+        except OSError:  # a file system without hard links
+            write_atomically(named, lambda path: shutil.copyfile(self.last, path))
         if self.keep != "all":
             assert isinstance(self.keep, int)
             for old in sorted(self.folder.glob("epoch-*.pt"))[: -self.keep]:

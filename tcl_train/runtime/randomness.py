@@ -16,6 +16,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 
 _PLAIN_WORD = re.compile(r"[A-Za-z][\w-]*", re.ASCII)
@@ -36,7 +37,9 @@ def _unmistakable(part: str | int) -> str:
 
 def generator(seed: int, *name: str | int) -> torch.Generator:
     """A fresh CPU generator for one named draw."""
-    return torch.Generator().manual_seed(derive(seed, *name))
+    fresh = torch.Generator()
+    fresh.set_state(_state(derive(seed, *name)))
+    return fresh
 
 
 @contextmanager
@@ -44,5 +47,19 @@ def seeded(seed: int, *name: str | int) -> Iterator[None]:
     """For library code that draws from torch's global CPU generator (parameter initialisation):
     seeds it inside the block and restores it after."""
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(derive(seed, *name))
+        torch.default_generator.set_state(_state(derive(seed, *name)))
         yield
+
+
+# Where the 624 words of the Mersenne twister stand in the state that torch gives: after the seed,
+# two counters and the place of the next word.
+_WORDS = slice(24, 24 + 624 * 8)
+
+
+def _state(seed: int) -> torch.Tensor:
+    """A state that depends on all bits of the seed, where torch's manual_seed uses 32 of them: two
+    of some hundred thousand draws would be the same."""
+    state = torch.Generator().manual_seed(0).get_state()
+    words = np.random.SeedSequence(seed).generate_state(624).astype(np.uint64)
+    state[_WORDS] = torch.from_numpy(words.view(np.uint8))
+    return state

@@ -191,13 +191,13 @@ def test_values_of_the_wrong_type_are_refused_by_name(build, words):
 
 
 def test_one_value_is_for_all_epochs():
-    assert [by_epoch("view_size", 24)(epoch) for epoch in range(3)] == [24] * 3
-    assert by_epoch("view_size", None)(7) is None
+    assert [by_epoch("view_size", 24, 3)(epoch) for epoch in range(3)] == [24] * 3
+    assert by_epoch("view_size", None, 8)(7) is None
 
 
 def test_values_hold_from_their_epoch_on():
     for pairs in ([[3, 32], [0, 24]], {3: 32, 0: 24}):
-        size = by_epoch("view_size", pairs)
+        size = by_epoch("view_size", pairs, 6)
         assert [size(epoch) for epoch in range(6)] == [24, 24, 24, 32, 32, 32]
 
 
@@ -215,11 +215,12 @@ def test_values_hold_from_their_epoch_on():
         (["ab"], ValueError, "pairs"),
         ([], ValueError, "from epoch 0 on"),
         ({0: -24}, ValueError, "view_size from epoch 0 on"),
+        ([[0, 24], [6, 32]], ValueError, "epoch 6 .*beyond the run's 6"),
     ],
 )
 def test_other_settings_by_epoch_are_refused(given, error, words):
     with pytest.raises(error, match=words):
-        by_epoch("view_size", given)
+        by_epoch("view_size", given, 6)
 
 
 # ------------------------------------------------------------------ linear

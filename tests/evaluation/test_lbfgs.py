@@ -78,8 +78,8 @@ def test_strong_or_weak_cold_or_warm_a_fit_ends_at_scikit_learn_s_optimum(
     strengths = [l2] if start == "cold" else [x for x in HALF_DECADES if x >= l2]
     for strength in strengths:
         weights = probe.fit(correlated, strength, weights)
-    assert objective(weights, correlated, l2) <= objective(best, correlated, l2) + 1e-4
-    assert weights.w_DK.norm().item() == pytest.approx(best.w_DK.norm().item(), rel=0.02)
+    assert objective(weights, correlated, l2) <= objective(best, correlated, l2) + 5e-4
+    assert weights.w_DK.norm().item() == pytest.approx(best.w_DK.norm().item(), rel=0.05)
 
 
 def objective(weights: LinearClassifier, train: Features, l2: float) -> float:

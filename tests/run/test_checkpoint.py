@@ -55,6 +55,20 @@ def test_as_many_of_the_newest_stay_as_are_asked_for(
     assert load(checkpoints.last)["step"] == 5
 
 
+def test_a_file_system_without_hard_links_keeps_copies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    checkpoints = Checkpoints(tmp_path, every=1, keep=2)
+    for epoch in range(1, 4):
+        checkpoints.save(state(epoch), epochs_done=epoch)
+    assert names(tmp_path) == {"last.pt", "epoch-00002.pt", "epoch-00003.pt"}
+    assert load(tmp_path / "epoch-00002.pt")["step"] == 2
+
+
 def test_a_checkpoint_in_the_middle_of_an_epoch_is_the_last_one_only(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, every=1, keep="all")
     checkpoints.save(state(1), epochs_done=1)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import itertools
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tcl_train.runtime.randomness import derive, generator, seeded
+from tcl_train.runtime.randomness import _state, derive, generator, seeded
 
 names = st.lists(st.one_of(st.integers(), st.text("abc", min_size=1)), max_size=3)
 
@@ -70,6 +71,27 @@ def test_generators_of_other_names_draw_otherwise():
     values = draw(generator(7, "order", 2))
     for other in (generator(8, "order", 2), generator(7, "views", 2), generator(7, "order", 3)):
         assert not torch.equal(draw(other), values)
+
+
+def test_all_bits_of_a_seed_count():
+    """torch's own manual_seed takes 32 of them."""
+    low = 5
+    assert torch.equal(
+        torch.rand(4, generator=torch.Generator().manual_seed(low)),
+        torch.rand(4, generator=torch.Generator().manual_seed(low + 2**32)),
+    )
+    states = [bytes(_state(low + high).numpy()) for high in (0, 2**32, 2**62)]
+    assert len(set(states)) == 3
+
+
+def test_a_generator_is_numpy_s_mersenne_twister():
+    """The words that torch draws from are those that were set."""
+    state = np.random.SeedSequence(derive(3, "order")).generate_state(624)
+    twister = np.random.RandomState()
+    twister.set_state(("MT19937", state, 624))
+    words = twister.randint(0, 2**32, 8, dtype=np.uint32)
+    bits = torch.randint(0, 2**16, (8,), generator=generator(3, "order"))
+    assert bits.tolist() == (words % 2**16).tolist()
 
 
 def test_a_generator_leaves_the_global_one_alone():
