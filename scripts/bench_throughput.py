@@ -7,7 +7,8 @@ Measures blocks of a few steps, in turn, in images a second (medians):
     encoder   forward, backward and optimiser step of the encoder alone, on views that are there
     step      tcl-train's whole step: data, augmentation, encoder, projector, loss, optimiser
     public    the pipeline that public code uses: torchvision transforms on Pillow images in two
-              loader workers, float32, torch's own convolutions, channels-first, the dense loss
+              loader workers, torch's own convolutions, channels-first, the dense loss; in the same
+              precision as the others
 
 Each has a process of its own, since how a process handles memory is for all that it does.
 
@@ -136,7 +137,8 @@ class PillowViews(Dataset):
 def public_step(words: list[str], data: DataSet) -> Block:
     """The same steps put together as public code does."""
     config = compose_run(words).config
-    device = choose_device(config.device)
+    runtime = runtime_of(config)
+    device = runtime.device
     encoder = configs.build_encoder(config, image_size=32)
     projector = configs.build_projector(config, feature_dim=encoder.feature_dim)
     model = nn.Sequential(encoder, projector).to(device)
@@ -153,7 +155,8 @@ def public_step(words: list[str], data: DataSet) -> Block:
         assert steps == len(loader)  # so that no worker is left at work
         for batch in loader:
             first, second, labels_B = (x.to(device) for x in batch)
-            z_ND = model(torch.cat([first, second]))
+            with runtime.autocast():
+                z_ND = model(torch.cat([first, second])).float()
             loss = public_supcon(nn.functional.normalize(z_ND), labels_B.repeat(2))
             optimizer.zero_grad()
             loss.backward()
@@ -236,7 +239,7 @@ def measure(
         f"augment={given.augment}",
         f"batch_size={batch_size}",
         f"device={given.device}",
-        f"precision={given.precision}",
+        f"precision={runtime.precision}",
     ]
     benches = {kind: Bench(kind, words, given.steps, batch_size) for kind in given.kinds}
     times: dict[str, list[float]] = {kind: [] for kind in benches}
@@ -272,15 +275,16 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4, help="in a block")
     parser.add_argument("--turns", type=int, default=3, help="blocks of each kind")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--precisions", nargs="+", default=["auto"])
     parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=list(KINDS))
     parser.add_argument("--out", type=Path, default=Path("results/bench_throughput.csv"))
     given = parser.parse_args()
-    runtime = Runtime(device=given.device, precision=given.precision, compile=False)
-    table = Table(given.out, runtime.device)
-    for encoder in given.encoders:
-        for batch_size in given.batch_sizes:
-            table.add(measure(encoder, batch_size, given, runtime))
+    table = Table(given.out, choose_device(given.device))
+    for precision in given.precisions:
+        runtime = Runtime(device=given.device, precision=precision, compile=False)
+        for encoder in given.encoders:
+            for batch_size in given.batch_sizes:
+                table.add(measure(encoder, batch_size, given, runtime))
 
 
 if __name__ == "__main__":
