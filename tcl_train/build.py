@@ -42,7 +42,7 @@ from tcl_train.models.encoder import Encoder
 from tcl_train.run import checkpoint
 from tcl_train.run.directory import RunDir
 from tcl_train.runtime.device import DEVICES, PRECISIONS, Runtime, available_cpus
-from tcl_train.runtime.randomness import seeded
+from tcl_train.runtime.randomness import DRAWS, EarlierSeed, seeded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +95,8 @@ def read_settings(config: DictConfig) -> Settings:
     container: Any = OmegaConf.to_container(config, resolve=True)
     with _as_request_error(""):
         names = [field.name for field in fields(Settings) if field.name in container]
-        settings = Settings(**{name: container[name] for name in names})
+        values = {name: container[name] for name in names}
+        settings = Settings(**{**values, "seed": run_seed(config)})
     needs_labels = _method_class(config).needs_labels
     if not needs_labels and settings.views == 1 and not settings.supervised:
         raise RequestError(
@@ -108,6 +109,11 @@ def read_settings(config: DictConfig) -> Settings:
             "from labels; give supervised=true or another choice"
         )
     return settings
+
+
+def run_seed(config: DictConfig) -> int:
+    """The seed, marked where the run was begun by an earlier version that drew otherwise."""
+    return config.seed if config.get("draws", 1) >= DRAWS else EarlierSeed(config.seed)
 
 
 def _method_class(config: DictConfig) -> type[Method]:
@@ -283,6 +289,7 @@ def build_evaluation(config: DictConfig, path: Path) -> Evaluation:
         seed=settings.seed,
         batch_size=settings.batch_size,
         mirror_features=settings.mirror_features,
+        seen=_was_seen(data, state),
     )
     return Evaluation(
         config=config,
@@ -291,6 +298,13 @@ def build_evaluation(config: DictConfig, path: Path) -> Evaluation:
         evaluator=evaluator,
         step=state["step"],
     )
+
+
+def _was_seen(data: DataSet, state: dict[str, Any]) -> bool:
+    """Whether these are the images of the pretraining; of runs of earlier versions nothing is
+    known, so that it is assumed."""
+    before = state["about"].get("data")
+    return before is None or difference(before, data.fingerprint()) is None
 
 
 ENCODER_PARTS = ("method", "about")  # of a checkpoint
@@ -353,7 +367,7 @@ def build_data(config: DictConfig, *, supervised: bool) -> DataSet:
             memory_limit_gb=config.data.memory_limit_gb,
             workers=available_cpus() if workers == "auto" else workers,
             supervised=supervised,
-            seed=config.seed,
+            seed=run_seed(config),
             **{key: config.data[key] for key in LATER_DATA_KEYS if key in config.data},
         )
     return _build("dataset", config.dataset, options=options)
@@ -385,13 +399,13 @@ def build_augment(
 
 def build_encoder(config: DictConfig, *, image_size: int) -> Encoder:
     """With the initial weights that the seed decides."""
-    with seeded(config.seed, "encoder"):
+    with seeded(run_seed(config), "encoder"):
         return _build("encoder", config.encoder, image_size)
 
 
 def build_projector(config: DictConfig, *, feature_dim: int) -> nn.Module:
     """With the initial weights that the seed decides."""
-    with seeded(config.seed, "projector"):
+    with seeded(run_seed(config), "projector"):
         return _build("projector", config.projector, feature_dim)
 
 
@@ -400,7 +414,7 @@ def build_method(
 ) -> Method:
     """The encoder with what trains it."""
     projector = build_projector(config, feature_dim=encoder.feature_dim)
-    with seeded(config.seed, "method"):
+    with seeded(run_seed(config), "method"):
         return _build(
             "method",
             config.method,

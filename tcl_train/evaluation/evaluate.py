@@ -27,7 +27,7 @@ class Evaluator:
 
     make_untrained: builds an untrained encoder, which is measured for comparison; None: not
     measured. mirror_features: measure :class:`MirrorMean` features. batch_size: of pretraining, for
-    probes that train in batches of that size.
+    probes that train in batches of that size. seen: whether pretraining saw the training images.
     """
 
     data: DataSet
@@ -38,6 +38,7 @@ class Evaluator:
     seed: int
     batch_size: int
     mirror_features: bool
+    seen: bool = True
 
     def measure(self, encoder: nn.Module) -> dict[str, Any]:
         """Linear probe and kNN of the frozen encoder, and the same probe of an untrained one.
@@ -84,6 +85,7 @@ class Evaluator:
             runtime=self.runtime,
             seed=self.seed,
             batch_size=self.batch_size,
+            seen=self.seen,
         )
 
 

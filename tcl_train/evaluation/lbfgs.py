@@ -67,6 +67,7 @@ class LBFGSProbe:
         l2, held_out_top1, weights = self.choose_l2(train, given.num_classes, given.seed)
         weights = self.fit(train, l2, weights)
         score_NK = weights.scores(standardise(given.test.x_ND))
+        seen = "saw" if given.seen else "did not see"
         return ProbeResult(
             top1=accuracy(score_NK, given.test.y_N),
             top5=accuracy(score_NK, given.test.y_N, top=5),
@@ -77,8 +78,8 @@ class LBFGSProbe:
                 "l2": l2,
                 "l2_chosen_by": (
                     f"top-1 on {100 * self.held_out:g} % of the training features, held out "
-                    f"({held_out_top1:.2f} %), then fitted again to all; candidates "
-                    + ", ".join(f"{value:g}" for value in self.l2)
+                    f"({held_out_top1:.2f} %; pretraining {seen} these images), then fitted again "
+                    "to all; candidates " + ", ".join(f"{value:g}" for value in self.l2)
                 ),
             },
         )

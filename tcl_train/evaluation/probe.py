@@ -16,7 +16,10 @@ from tcl_train.runtime.device import Runtime
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeInput:
-    """A frozen encoder, its features of both splits, and the images for probes that want views."""
+    """A frozen encoder, its features of both splits, and the images for probes that want views.
+
+    seen: whether pretraining saw the training images.
+    """
 
     encoder: nn.Module
     train: Features
@@ -27,6 +30,7 @@ class ProbeInput:
     runtime: Runtime
     seed: int
     batch_size: int
+    seen: bool = True
 
 
 class ProbeResult(NamedTuple):

@@ -22,10 +22,19 @@ import torch
 _PLAIN_WORD = re.compile(r"[A-Za-z][\w-]*", re.ASCII)
 
 
+DRAWS = 2  # the version of how draws follow from the seed, as configs store it
+
+
+class EarlierSeed(int):
+    """The seed of a run that was begun when generators took 32 bits of a derived seed: with it they
+    still do, so that such a run is resumed to the same end."""
+
+
 def derive(seed: int, *name: str | int) -> int:
     """A 63-bit seed that depends on every part of the name, and on where one part ends."""
-    words = "/".join(map(_unmistakable, (seed, *name)))
-    return int.from_bytes(hashlib.blake2b(words.encode(), digest_size=8).digest(), "big") >> 1
+    words = "/".join(map(_unmistakable, (int(seed), *name)))
+    value = int.from_bytes(hashlib.blake2b(words.encode(), digest_size=8).digest(), "big") >> 1
+    return EarlierSeed(value) if isinstance(seed, EarlierSeed) else value
 
 
 def _unmistakable(part: str | int) -> str:
@@ -59,6 +68,8 @@ _WORDS = slice(24, 24 + 624 * 8)
 def _state(seed: int) -> torch.Tensor:
     """A state that depends on all bits of the seed, where torch's manual_seed uses 32 of them: two
     of some hundred thousand draws would be the same."""
+    if isinstance(seed, EarlierSeed):
+        return torch.Generator().manual_seed(seed).get_state()
     state = torch.Generator().manual_seed(0).get_state()
     words = np.random.SeedSequence(seed).generate_state(624).astype(np.uint64)
     state[_WORDS] = torch.from_numpy(words.view(np.uint8))
