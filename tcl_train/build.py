@@ -29,7 +29,7 @@ from torch import nn
 from tcl_train import checks
 from tcl_train.data.augment import Augment
 from tcl_train.data.dataset import DataSet, ReadOptions, difference
-from tcl_train.data.loader import Loader
+from tcl_train.data.loader import Loader, cut_where_read
 from tcl_train.data.normalize import Normalize
 from tcl_train.engine.fit import Trainer
 from tcl_train.engine.optimizers import Optimizer
@@ -184,7 +184,7 @@ def build_run(
     evaluator = Evaluator(
         data=data,
         probe=probe,
-        augment=trainer.augment,
+        augment=build_augment(config, data),
         runtime=runtime,
         make_untrained=make_untrained if settings.random_encoder_baseline else None,
         seed=settings.seed,
@@ -198,22 +198,25 @@ def _build_trainer(
     config: DictConfig, settings: Settings, *, loss: nn.Module, data: DataSet, runtime: Runtime
 ) -> Trainer:
     """All that pretraining needs, at step 0."""
+    view_size = by_epoch("view_size", settings.view_size, settings.epochs)
+    view_sizes = {view_size(epoch) for epoch in range(settings.epochs)}
+    augment = build_augment(config, data, view_sizes=view_sizes)
+    cut, augment = cut_where_read(augment, data.pretrain, settings.views, view_size)
     loader = Loader(
         data.pretrain,
         batch_size=settings.batch_size,
         supervised=settings.supervised,
         seed=settings.seed,
         device=runtime.device,
+        cut=cut,
     )
     encoder = build_encoder(config, image_size=data.image_size)
     method = build_method(config, encoder=encoder, loss=loss, num_classes=len(data.classes))
     runtime.prepare(method, encoder)
-    view_size = by_epoch("view_size", settings.view_size, settings.epochs)
-    view_sizes = {view_size(epoch) for epoch in range(settings.epochs)}
     return Trainer(
         method=method,
         loader=loader,
-        augment=build_augment(config, data, view_sizes=view_sizes),
+        augment=augment,
         optimizer=build_optimizer(config, method),
         schedule=build_schedule(config),
         runtime=runtime,

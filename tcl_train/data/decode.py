@@ -10,11 +10,13 @@ H, W: rows and columns; values of more than 8 bits are brought to 8 as `eight_bi
 from __future__ import annotations
 
 import io
+import math
 import struct
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -31,6 +33,7 @@ TRANSPOSE = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+LYING = (5, 6, 7, 8)  # orientations in which width and height change places
 DRAFT_MARGIN = 2  # a JPEG is decoded at a reduced size of at least so many times the wanted one
 
 
@@ -56,7 +59,7 @@ def decode(path: str | Path, size: int) -> np.ndarray:
     Raises:
         UnreadableImage: the file is missing, damaged, or not an image.
     """
-    image = read_rgb(path, size)
+    image, _ = _read(path, lambda width, height: size / min(width, height))
     if image.size != (size, size):
         image = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
     return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
@@ -68,12 +71,64 @@ def check_file(path: str | Path) -> None:
     Raises:
         UnreadableImage: the file is missing, damaged, or not an image.
     """
-    read_rgb(path, 1)
+    _read(path, lambda width, height: 1 / min(width, height))
 
 
-def read_rgb(path: str | Path, least_side: int | None = None) -> Image.Image:
-    """The image of a file, 8-bit RGB, upright. With `least_side` a JPEG may come out smaller than
-    stored, with its short side at least DRAFT_MARGIN times that many pixels.
+class Box(NamedTuple):
+    """Of an upright image, in pixels."""
+
+    left: float
+    top: float
+    width: float
+    height: float
+
+
+def cut(path: str | Path, size: int, boxes_of: Callable[[int, int], Sequence[Box]]) -> np.ndarray:
+    """Boxes of one file, each resized to a square: (boxes, 3, size, size), uint8. As torchvision's
+    pipeline does it on Pillow images: bilinear, antialiased where a box shrinks.
+
+    boxes_of: gives the boxes for the height and the width of the upright image.
+
+    Raises:
+        UnreadableImage: the file is missing, damaged, or not an image.
+    """
+    boxes: list[Box] = []
+
+    def share(width: int, height: int) -> float:
+        boxes[:] = boxes_of(height, width)
+        return max(size / min(box.width, box.height) for box in boxes)
+
+    image, (width, height) = _read(path, share)
+    across, along = image.width / width, image.height / height
+    views = [
+        _resized(
+            image,
+            size,
+            (left * across, top * along, (left + wide) * across, (top + high) * along),
+        )
+        for left, top, wide, high in boxes
+    ]
+    return np.stack(views)
+
+
+def _resized(
+    image: Image.Image, size: int, corners: tuple[float, float, float, float]
+) -> np.ndarray:
+    """A box of the image as a square, which nothing outside of the box's pixels has a part in."""
+    left, top, right, bottom = corners
+    outer = (math.floor(left), math.floor(top), math.ceil(right), math.ceil(bottom))
+    inner = (left - outer[0], top - outer[1], right - outer[0], bottom - outer[1])
+    view = image.crop(outer).resize((size, size), Image.Resampling.BILINEAR, box=inner)
+    return np.asarray(view).transpose(2, 0, 1)
+
+
+# The share of the size at which a file must be decoded, from the width and height of the image.
+Share = Callable[[int, int], float]
+
+
+def _read(path: str | Path, share: Share) -> tuple[Image.Image, tuple[int, int]]:
+    """The image of a file, 8-bit RGB, upright, and its (width, height) as stored. A JPEG may come
+    out smaller, at DRAFT_MARGIN times the share or more.
 
     Raises:
         UnreadableImage: the file is missing, damaged, or not an image.
@@ -83,25 +138,29 @@ def read_rgb(path: str | Path, least_side: int | None = None) -> Image.Image:
     except OSError as error:
         raise UnreadableImage(path, _unreadable(path, error)) from error
     try:
-        return _load(content, least_side)
+        return _load(content, share)
     except Exception as error:  # Pillow's readers raise many kinds for a damaged file
         bare = None
         if not isinstance(error, Image.DecompressionBombError):
             bare = without_metadata(content)
         if bare is not None:
             try:
-                return _load(bare, least_side)
+                return _load(bare, share)
             except Exception:
                 pass
         raise UnreadableImage(path, _reason(error)) from error
 
 
-def _load(content: bytes, least_side: int | None) -> Image.Image:
+def _load(content: bytes, share: Share) -> tuple[Image.Image, tuple[int, int]]:
     with Image.open(io.BytesIO(content)) as image:
-        if least_side is not None:
-            image.draft("RGB", (DRAFT_MARGIN * least_side,) * 2)
+        orientation = _orientation(image)
+        width, height = image.size
+        upright = (height, width) if orientation in LYING else (width, height)
+        factor = DRAFT_MARGIN * share(*upright)
+        if factor < 1:
+            image.draft("RGB", (math.ceil(width * factor), math.ceil(height * factor)))
         image.load()
-        return _upright(rgb(image), _orientation(image))
+        return _upright(rgb(image), orientation), upright
 
 
 @contextmanager

@@ -34,6 +34,7 @@ T = TypeVar("T")
 LARGEST_IMAGE_SIZE = 224  # what `image_size: null` chooses at most
 STORED_MARGIN = 256 / 224  # large images are stored with this margin around what encoders see
 SAMPLE_FOR_SIZE = 200
+NEARLY_SQUARE = 1.05  # the longer side over the shorter
 SAMPLE_FOR_CONSTANT = 100
 VERIFIED = 16  # cached images that are compared with their files
 CACHE_VERSION = 2
@@ -93,17 +94,21 @@ def image_folder(
             f"missing: {', '.join(missing[:5]) or 'none'} ({len(missing)}), "
             f"not among them: {', '.join(extra[:5]) or 'none'} ({len(extra)})"
         )
+    sizes = _sample_sizes(train.paths)
     short_side = None
     if image_size is not None:
         checks.integer("image_size", image_size, at_least=1)
     else:
-        short_side = _median_short_side(train.paths)
+        short_side = _median_short_side(sizes)
         image_size = min(short_side, LARGEST_IMAGE_SIZE)
         log.info("%s: images are seen at %d x %d pixels", folder, image_size, image_size)
     size = _stored_size(image_size, short_side)
 
     needed = 3 * size * size * (len(train) + (0 if test is None else len(test)))
     in_memory = needed <= options.memory_limit_gb * 2**30
+    if in_memory and image_size >= LARGEST_IMAGE_SIZE and not _mostly_square(sizes):
+        log.info("large images that are not square are decoded on the fly, so that crops see all")
+        in_memory = False
     train_part = _Part(train, size, options, in_memory=in_memory)
     test_part = None if test is None else _Part(test, size, options, in_memory=in_memory)
     if mean is None or std is None:
@@ -127,17 +132,27 @@ def image_folder(
 # ------------------------------------------------------------------ which size
 
 
-def _median_short_side(paths: list[str]) -> int:
+def _sample_sizes(paths: list[str]) -> list[tuple[int, int]]:
     """Of an even sample; reads the files' headers only."""
     step = max(1, len(paths) // SAMPLE_FOR_SIZE)
-    sides = []
-    for path in paths[::step]:
-        try:
-            with quietly(), Image.open(path) as image:
-                sides.append(min(image.size))
-        except Exception:
-            continue
-    return int(statistics.median(sides)) if sides else LARGEST_IMAGE_SIZE
+    sizes = []
+    with quietly():
+        for path in paths[::step]:
+            try:
+                with Image.open(path) as image:
+                    sizes.append(image.size)
+            except Exception:
+                continue
+    return sizes
+
+
+def _median_short_side(sizes: list[tuple[int, int]]) -> int:
+    return int(statistics.median(map(min, sizes))) if sizes else LARGEST_IMAGE_SIZE
+
+
+def _mostly_square(sizes: list[tuple[int, int]]) -> bool:
+    square = sum(max(size) <= NEARLY_SQUARE * min(size) for size in sizes)
+    return square >= len(sizes) / 2
 
 
 def _stored_size(image_size: int, short_side: int | None) -> int:

@@ -24,7 +24,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from tcl_train import checks
-from tcl_train.data.decode import UnreadableImage, decode
+from tcl_train.data.augment.geometry import RandomResizedCrop
+from tcl_train.data.decode import Box, UnreadableImage, cut, decode
 from tcl_train.errors import RequestError
 
 
@@ -126,11 +127,48 @@ class FileImages:
         return len(self.paths)
 
     def batches(self, index_batches: Sequence[Tensor], device: torch.device) -> Iterator[Tensor]:
-        workers = min(self.workers, len(index_batches))
+        # Paths rather than indices, so that a worker need not be sent all paths first.
+        requests = ([self.paths[i] for i in index_B.tolist()] for index_B in index_batches)
+        yield from self._load(_Decoder(self.size), requests, len(index_batches), device)
+
+    def cut_batches(
+        self,
+        index_batches: Sequence[Tensor],
+        numbers_of_batches: Iterable[Tensor],
+        crops: Sequence[RandomResizedCrop],
+        size: int,
+        device: torch.device,
+    ) -> Iterator[Tensor]:
+        """For each batch of int64 indices (B,), views cut out of the whole images, view after view:
+        (V x B, 3, size, size), uint8, on the device.
+
+        numbers_of_batches: for each batch (V, B, K), see `RandomResizedCrop.draw_numbers`; crops:
+        one for each view.
+        """
+        requests = (
+            [(self.paths[i], numbers_BVK[b]) for b, i in enumerate(index_B.tolist())]
+            for index_B, numbers_BVK in zip(
+                index_batches,
+                (numbers_VBK.transpose(0, 1) for numbers_VBK in numbers_of_batches),
+                strict=False,
+            )
+        )
+        cutter = _Cutter(crops, size)
+        for views_BVCSS in self._load(cutter, requests, len(index_batches), device):
+            yield views_BVCSS.transpose(0, 1).flatten(0, 1)
+
+    def _load(
+        self,
+        dataset: Dataset,
+        requests: Iterable[list[Any]],
+        count: int,
+        device: torch.device,
+    ) -> Iterator[Tensor]:
+        """What the dataset gives for each of `count` lists of requests, on the device."""
+        workers = min(self.workers, count)
         loader: Iterable[Any] = DataLoader(
-            _Decoder(self.size),
-            # Paths rather than indices, so that a worker need not be sent all paths first.
-            batch_sampler=[[self.paths[i] for i in index_B.tolist()] for index_B in index_batches],
+            dataset,
+            batch_sampler=_Requests(requests),
             num_workers=workers,
             multiprocessing_context=_context() if workers else None,
             worker_init_fn=_prepare_worker,
@@ -145,6 +183,16 @@ class FileImages:
 
     def digest(self) -> str:
         return self._digest
+
+
+class _Requests:
+    """An iterable of lists, taken as workers are ready for them."""
+
+    def __init__(self, requests: Iterable[list[Any]]) -> None:
+        self.requests = requests
+
+    def __iter__(self) -> Iterator[list[Any]]:
+        return iter(self.requests)
 
 
 def _context() -> BaseContext:
@@ -172,8 +220,8 @@ def _end_with_the_trainer() -> None:
 
 
 class _Decoder(Dataset):
-    """An unreadable file comes out as its message, because an exception from a worker process
-    would arrive wrapped in a traceback."""
+    """Whole images, as squares. An unreadable file comes out as its message, because an exception
+    from a worker process would arrive wrapped in a traceback."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -181,6 +229,29 @@ class _Decoder(Dataset):
     def __getitem__(self, path: str | Path) -> Tensor | str:
         try:
             return torch.from_numpy(decode(path, self.size))
+        except UnreadableImage as error:
+            return str(error)
+
+
+class _Cutter(Dataset):
+    """Boxes of images: (V, 3, S, S) from a path and the numbers (V, K) that decide them."""
+
+    def __init__(self, crops: Sequence[RandomResizedCrop], size: int) -> None:
+        self.crops = crops
+        self.size = size
+
+    def __getitem__(self, request: tuple[str | Path, Tensor]) -> Tensor | str:
+        path, numbers_VK = request
+
+        def boxes_of(height: int, width: int) -> list[Box]:
+            boxes = []
+            for crop, numbers_K in zip(self.crops, numbers_VK, strict=True):
+                box = crop.boxes(numbers_K[None], height, width)
+                boxes.append(Box(*(float(box[k]) for k in ("left", "top", "width", "height"))))
+            return boxes
+
+        try:
+            return torch.from_numpy(cut(path, self.size, boxes_of))
         except UnreadableImage as error:
             return str(error)
 

@@ -2,30 +2,66 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from tcl_train.data.augment import Augment, RandomResizedCrop
 from tcl_train.data.dataset import Split
+from tcl_train.data.images import FileImages
 from tcl_train.errors import RequestError
 from tcl_train.runtime.randomness import generator
 
 
 class Batch(NamedTuple):
-    """B images (B, C, H, W), uint8, and int64 values that say which belong together, both on the
-    training device."""
+    """B images (B, C, H, W), or V x B views of them, uint8, and int64 values (B,) that say which
+    belong together, both on the training device."""
 
     images_BCHW: Tensor
     labels_B: Tensor
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How views are cut out of whole files.
+
+    crops: the crop of each view; size: the views' side, by epoch.
+    """
+
+    crops: Sequence[RandomResizedCrop]
+    size: Callable[[int], int]
+
+    def numbers(self, count: int, seed: int, *name: str | int) -> Tensor:
+        """What decides the boxes of `count` images: (V, count, K)."""
+        g = generator(seed, *name)
+        return torch.stack([crop.draw_numbers(count, g) for crop in self.crops])
+
+
+def cut_where_read(
+    augment: Augment, split: Split, views: int, size: Callable[[int], int | None]
+) -> tuple[Cut | None, Augment]:
+    """How the views of a split are cut where its files are read, and what is left of the
+    augmentation. Images in memory, and views that begin otherwise than by a crop, have no cut and
+    the whole augmentation.
+
+    size: the views' side by epoch; None: that of the augmentation.
+    """
+    crops = augment.crops(views)
+    if crops is None or not isinstance(split.images, FileImages):
+        return None, augment
+    whole = augment.normalize.size
+    return Cut(crops, lambda epoch: size(epoch) or whole), augment.without_crops()
 
 
 class Loader:
     """Shuffled batches of one size; the incomplete last batch of an epoch is dropped; it holds
     other images each epoch.
 
-    With supervised=False every image has a value of its own and no label is read.
+    With supervised=False every image has a value of its own and no label is read. With `cut` a
+    batch holds views, view after view (V x B), cut out of the whole files.
 
     Raises:
         RequestError: the batch is larger than the data set.
@@ -39,6 +75,7 @@ class Loader:
         supervised: bool,
         seed: int,
         device: torch.device,
+        cut: Cut | None = None,
     ) -> None:
         if batch_size > len(split):
             raise RequestError(
@@ -55,6 +92,7 @@ class Loader:
         self.batch_size = batch_size
         self.seed = seed
         self.device = device
+        self.cut = cut
         self.steps_per_epoch = len(split) // batch_size
 
     def epoch(self, epoch: int, first_batch: int = 0) -> Iterator[Batch]:
@@ -65,14 +103,37 @@ class Loader:
         order_N = self._order(epoch)
         batches = order_N.split(self.batch_size)[first_batch : self.steps_per_epoch]
         assert self.labels_N is not None
-        images = self.images.batches(batches, self.device)
+        images = self._images(batches, epoch, first_batch)
         for index_B, images_BCHW in zip(batches, images, strict=True):
             labels_B = self.labels_N[index_B].to(self.device, non_blocking=True)
             yield Batch(images_BCHW, labels_B)
 
+    def _images(self, batches: Sequence[Tensor], epoch: int, first_batch: int) -> Iterator[Tensor]:
+        if self.cut is None:
+            return self.images.batches(batches, self.device)
+        first_step = epoch * self.steps_per_epoch + first_batch
+        numbers = (
+            self.cut.numbers(len(index_B), self.seed, "crop", first_step + i)
+            for i, index_B in enumerate(batches)
+        )
+        return self._cut(batches, numbers, epoch)
+
+    def _cut(
+        self, batches: Sequence[Tensor], numbers: Iterable[Tensor], epoch: int
+    ) -> Iterator[Tensor]:
+        assert self.cut is not None
+        assert isinstance(self.images, FileImages)
+        size = self.cut.size(epoch)
+        return self.images.cut_batches(batches, numbers, self.cut.crops, size, self.device)
+
     def first_images(self, count: int) -> Tensor:
-        """The first images that pretraining sees."""
-        (images_BCHW,) = self.images.batches([self._order(0)[:count]], self.device)
+        """The first images that pretraining sees, as in a batch."""
+        batches = [self._order(0)[:count]]
+        if self.cut is None:
+            (images_BCHW,) = self.images.batches(batches, self.device)
+        else:
+            numbers = [self.cut.numbers(len(batches[0]), self.seed, "first images")]
+            (images_BCHW,) = self._cut(batches, numbers, 0)
         return images_BCHW
 
     def _order(self, epoch: int) -> Tensor:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from tcl_train import checks
-from tcl_train.data.loader import Loader
+from tcl_train.data.loader import Loader, cut_where_read
 from tcl_train.engine.schedule import Cosine
 from tcl_train.evaluation.features import accuracy, frozen
 from tcl_train.evaluation.probe import ProbeInput, ProbeResult
@@ -44,12 +44,14 @@ class SGDProbe:
     def __call__(self, given: ProbeInput) -> ProbeResult:
         seed = derive(given.seed, "sgd-probe")
         batch_size = min(self.batch_size or given.batch_size, len(given.train_split))
+        cut, augment = cut_where_read(given.augment, given.train_split, 1, lambda _: None)
         loader = Loader(
             given.train_split,
             batch_size=batch_size,
             supervised=True,
             seed=seed,
             device=given.runtime.device,
+            cut=cut,
         )
         classifier = nn.Linear(given.train.x_ND.shape[1], given.num_classes)
         nn.init.zeros_(classifier.weight)
@@ -67,7 +69,7 @@ class SGDProbe:
                 factor = self.schedule(step, loader.steps_per_epoch, self.epochs)
                 optimizer.param_groups[0]["lr"] = self.lr * factor
                 draw = generator(seed, "augment", step)
-                views_NCHW = given.augment(images_BCHW, views=1, generator=draw)
+                views_NCHW = augment(images_BCHW, views=1, generator=draw)
                 with frozen(given.encoder), given.runtime.autocast():
                     features_ND = given.encoder(views_NCHW).float()
                 loss = F.cross_entropy(classifier(features_ND), labels_B)

@@ -493,6 +493,20 @@ def test_large_images_are_seen_at_224_pixels_and_stored_with_a_margin(
     assert all_images(data.train.images).shape == (1, 3, stored, stored)
 
 
+@pytest.mark.parametrize(("width", "streamed"), [(240, False), (320, True)])
+def test_large_images_that_are_not_square_are_decoded_on_the_fly(
+    tmp_path: Path,
+    save_noise: SaveNoise,
+    read_options: Options,
+    width: int,
+    streamed: bool,
+) -> None:
+    """So that crops see their sides, too."""
+    save_sizes(tmp_path, save_noise, [(width, 240)])
+    data = image_folder(str(tmp_path), options=read_options())
+    assert isinstance(data.train.images, FileImages) == streamed
+
+
 @pytest.mark.parametrize(("image_size", "stored"), [(4, 4), (20, 20), (224, 256)])
 def test_a_given_image_size_is_kept(
     tmp_path: Path,

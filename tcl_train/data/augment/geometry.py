@@ -15,7 +15,7 @@ from tcl_train.data.augment.transform import (
     apply_to_chosen,
     as_float,
     draw_chosen,
-    random_sides,
+    sides_of,
     truncated,
 )
 
@@ -30,6 +30,7 @@ class RandomResizedCrop(Transform):
     """
 
     TRIES = 10
+    NUMBERS = 2 * TRIES + 2
 
     def __init__(
         self, scale: Sequence[float] = (0.2, 1.0), ratio: Sequence[float] = (3 / 4, 4 / 3)
@@ -41,16 +42,37 @@ class RandomResizedCrop(Transform):
         return size, size
 
     def draw(self, count: int, height: int, width: int, g: torch.Generator) -> Parameters:
-        w_NT, h_NT = random_sides(
-            g, count, self.TRIES, area=height * width, scale=self.scale, ratio=self.ratio
+        return self.boxes(self.draw_numbers(count, g), height, width)
+
+    def draw_numbers(self, count: int, g: torch.Generator) -> Tensor:
+        """What decides a box whatever the image's size: (count, NUMBERS), uniform in [0, 1)."""
+        tries = (torch.rand(count, self.TRIES, generator=g) for _ in range(2))
+        place = (torch.rand(count, 1, generator=g) for _ in range(2))
+        return torch.cat([*tries, *place], 1)
+
+    def boxes(self, numbers_NK: Tensor, height: int | Tensor, width: int | Tensor) -> Parameters:
+        """The boxes in images of this size; for all, or of each (N,)."""
+        u_NT, v_NT, place_N2 = numbers_NK.split([self.TRIES, self.TRIES, 2], 1)
+        height_N1, width_N1 = (
+            torch.as_tensor(side, dtype=torch.float32).expand(len(numbers_NK))[:, None]
+            for side in (height, width)
         )
-        fits_NT = (w_NT >= 1) & (w_NT <= width) & (h_NT >= 1) & (h_NT <= height)
+        w_NT, h_NT = sides_of(
+            u_NT, v_NT, area=height_N1 * width_N1, scale=self.scale, ratio=self.ratio
+        )
+        return self._first_that_fits(h_NT, w_NT, place_N2, height_N1, width_N1)
+
+    def _first_that_fits(
+        self, h_NT: Tensor, w_NT: Tensor, place_N2: Tensor, height_N1: Tensor, width_N1: Tensor
+    ) -> Parameters:
+        fits_NT = (w_NT >= 1) & (w_NT <= width_N1) & (h_NT >= 1) & (h_NT <= height_N1)
         first_N1 = fits_NT.int().argmax(1, keepdim=True)
         any_N = fits_NT.any(1)
-        h_N = torch.where(any_N, h_NT.gather(1, first_N1)[:, 0], height)
-        w_N = torch.where(any_N, w_NT.gather(1, first_N1)[:, 0], width)
-        top_N = (torch.rand(count, generator=g) * (height - h_N + 1)).floor()
-        left_N = (torch.rand(count, generator=g) * (width - w_N + 1)).floor()
+        height_N, width_N = height_N1[:, 0], width_N1[:, 0]
+        h_N = torch.where(any_N, h_NT.gather(1, first_N1)[:, 0], height_N)
+        w_N = torch.where(any_N, w_NT.gather(1, first_N1)[:, 0], width_N)
+        top_N = (place_N2[:, 0] * (height_N - h_N + 1)).floor()
+        left_N = (place_N2[:, 1] * (width_N - w_N + 1)).floor()
         return {"top": top_N, "left": left_N, "height": h_N, "width": w_N}
 
     def apply(self, x_NCHW: Tensor, parameters: Parameters, size: int) -> Tensor:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from tcl_train.data.augment.geometry import RandomResizedCrop
 from tcl_train.data.augment.transform import Parameters, Transform
 from tcl_train.data.normalize import Normalize, check_room
 
@@ -29,6 +30,9 @@ class Augment:
     The first B rows are the first view of each image, the next B the second. `second`: the
     transforms of every second view; None: all views use the same. A transform may also have a
     probability for each view (see :class:`Transform`).
+
+    cut: the images are views already, view after view (V x B), of which the first transform's
+    crops were made where the files were read; see :meth:`without_crops`.
     """
 
     def __init__(
@@ -36,14 +40,18 @@ class Augment:
         transforms: Mapping[str, Transform],
         normalize: Normalize,
         second: Mapping[str, Transform] | None = None,
+        *,
+        cut: bool = False,
     ) -> None:
         self.transforms = transforms
         self.second = second
         self.normalize = normalize
+        self.cut = cut
 
     def __call__(self, images_BCHW: Tensor, *, views: int, generator: torch.Generator) -> Tensor:
-        b, _, height, width = images_BCHW.shape
-        parameters = self.draw(b, height, width, views=views, generator=generator)
+        n, _, height, width = images_BCHW.shape
+        count = n // views if self.cut else n
+        parameters = self.draw(count, height, width, views=views, generator=generator)
         return self.apply(images_BCHW, parameters, views=views)
 
     def draw(
@@ -65,15 +73,13 @@ class Augment:
         self, images_BCHW: Tensor, parameters: list[list[Parameters]], *, views: int
     ) -> Tensor:
         """Never waits for the device."""
-        b = len(images_BCHW)
+        b = len(images_BCHW) // views if self.cut else len(images_BCHW)
         result_NCSS = self.normalize.empty(views * b, images_BCHW.device)
         for (transforms, of_kind), drawn in zip(self._kinds(views), parameters, strict=True):
-            for part in _parts(of_kind, images_BCHW):
+            for part in _parts(of_kind, images_BCHW, b):
                 # A view has its rows in the parameters after those of the kind's earlier ones.
                 first = of_kind.index(part.views[0]) * b + part.start
-                x_NCHW = images_BCHW[part.start : part.stop]
-                if len(part.views) > 1:
-                    x_NCHW = x_NCHW.repeat(len(part.views), 1, 1, 1)
+                x_NCHW = self._images(images_BCHW, part, b)
                 for transform, values in zip(transforms, drawn, strict=True):
                     rows = _rows(values, first, len(x_NCHW), len(of_kind) * b)
                     x_NCHW = transform.apply(x_NCHW, rows, self.normalize.size)
@@ -82,11 +88,33 @@ class Augment:
                     self.normalize.write(view_NCHW, result_NCSS[begin : begin + len(view_NCHW)])
         return result_NCSS
 
+    def _images(self, images_BCHW: Tensor, part: _Part, b: int) -> Tensor:
+        """The images of the part's views, view after view."""
+        if self.cut:
+            of_views = [images_BCHW[v * b + part.start : v * b + part.stop] for v in part.views]
+            return of_views[0] if len(of_views) == 1 else torch.cat(of_views)
+        x_NCHW = images_BCHW[part.start : part.stop]
+        return x_NCHW if len(part.views) == 1 else x_NCHW.repeat(len(part.views), 1, 1, 1)
+
+    def crops(self, views: int) -> list[RandomResizedCrop] | None:
+        """The crop with which each view begins; None where one begins otherwise."""
+        first: dict[int, object] = {}
+        for transforms, of_kind in self._kinds(views):
+            first |= dict.fromkeys(of_kind, transforms[0] if transforms else NOTHING)
+        crops = [first[view] for view in range(views)]
+        return crops if all(isinstance(c, RandomResizedCrop) for c in crops) else None  # type: ignore[return-value]
+
+    def without_crops(self) -> Augment:
+        """What is left to do with views that are cut already, by :meth:`crops`."""
+        second = None if self.second is None else _rest(self.second)
+        return Augment(_rest(self.transforms), self.normalize, second, cut=True)
+
     def with_size(self, size: int | None) -> Augment:
         """The same for views with another side in pixels; None: unchanged."""
         if size is None or size == self.normalize.size:
             return self
-        return Augment(self.transforms, self.normalize.with_size(size), self.second)
+        normalize = self.normalize.with_size(size)
+        return Augment(self.transforms, normalize, self.second, cut=self.cut)
 
     def check(self, height: int, width: int) -> None:
         """Raises ValueError that names the transform if it cannot take images of this size."""
@@ -115,6 +143,13 @@ class Augment:
         ]
 
 
+NOTHING = object()
+
+
+def _rest(transforms: Mapping[str, Transform]) -> dict[str, Transform]:
+    return dict(list(transforms.items())[1:])
+
+
 class _Part(NamedTuple):
     """The same images in some of the views."""
 
@@ -123,8 +158,7 @@ class _Part(NamedTuple):
     stop: int
 
 
-def _parts(views: range, images_BCHW: Tensor) -> Iterator[_Part]:
-    b = len(images_BCHW)
+def _parts(views: range, images_BCHW: Tensor, b: int) -> Iterator[_Part]:
     most = len(views) * b
     if images_BCHW.device.type == "cpu":
         most = int(VALUES_A_THREAD * torch.get_num_threads()) // images_BCHW[:1].numel()

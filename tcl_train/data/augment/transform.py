@@ -59,7 +59,12 @@ class Transform(ABC):
 
 
 def uniform(g: torch.Generator, low: float, high: float, *shape: int) -> Tensor:
-    return torch.rand(shape, generator=g) * (high - low) + low
+    return between(torch.rand(shape, generator=g), low, high)
+
+
+def between(u: Tensor, low: float, high: float) -> Tensor:
+    """Numbers from [0, 1) spread over [low, high)."""
+    return u * (high - low) + low
 
 
 def random_sides(
@@ -73,8 +78,21 @@ def random_sides(
 ) -> tuple[Tensor, Tensor]:
     """Two sides in whole pixels of `tries` boxes for each image, (count, tries): with a share from
     `scale` of the area, and the first side over the second from `ratio` (log-uniform)."""
-    area_NT = uniform(g, scale[0], scale[1], count, tries) * area
-    ratio_NT = uniform(g, math.log(ratio[0]), math.log(ratio[1]), count, tries).exp()
+    u_NT, v_NT = torch.rand(count, tries, generator=g), torch.rand(count, tries, generator=g)
+    return sides_of(u_NT, v_NT, area=area, scale=scale, ratio=ratio)
+
+
+def sides_of(
+    u_NT: Tensor,
+    v_NT: Tensor,
+    *,
+    area: int | Tensor,
+    scale: Sequence[float],
+    ratio: Sequence[float],
+) -> tuple[Tensor, Tensor]:
+    """The same from numbers that are uniform in [0, 1); `area`: of all images, or (N, 1)."""
+    area_NT = between(u_NT, *scale) * area
+    ratio_NT = between(v_NT, math.log(ratio[0]), math.log(ratio[1])).exp()
     return (area_NT * ratio_NT).sqrt().round(), (area_NT / ratio_NT).sqrt().round()
 
 
