@@ -27,6 +27,7 @@ from tcl_train import checks
 from tcl_train.data.augment.geometry import RandomResizedCrop
 from tcl_train.data.decode import Box, UnreadableImage, cut, decode
 from tcl_train.errors import RequestError
+from tcl_train.runtime.signals import STOPPING
 
 
 class Images(Protocol):
@@ -205,11 +206,24 @@ def _context() -> BaseContext:
 
 def _prepare_worker(worker: int) -> None:  # noqa: ARG001
     """A terminal or a scheduler sends signals to all processes; the trainer still needs this one to
-    finish its step, and then ends it. When the trainer is killed, this process ends by itself."""
-    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
-        signal.signal(signum, signal.SIG_IGN)
+    finish its step. It ends when the trainer asks for it by SIGTERM, as it does at its own end, and
+    when the trainer is gone."""
+    for signum in STOPPING:
+        if signum != signal.SIGTERM:
+            signal.signal(signum, signal.SIG_IGN)
     warnings.filterwarnings("ignore", module="PIL")
+    if hasattr(signal, "sigwaitinfo"):  # which tells who has sent a signal
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        threading.Thread(target=_end_when_asked, daemon=True).start()
     threading.Thread(target=_end_with_the_trainer, daemon=True).start()
+
+
+def _end_when_asked() -> None:
+    trainer = multiprocessing.parent_process()
+    assert trainer is not None
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != trainer.pid:
+        pass
+    os._exit(0)
 
 
 def _end_with_the_trainer() -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -81,14 +80,14 @@ def test_workers_are_no_copies_of_this_process_and_outlive_a_signal_to_all(
     files: tuple[list[Path], np.ndarray],
 ) -> None:
     """A process with threads must not be forked, and Ctrl-C reaches the workers, too, while the
-    trainer still finishes its step."""
+    trainer still finishes its step; so does a scheduler's SIGTERM."""
     before = set(multiprocessing.active_children())
     stream = FileImages(files[0], 5, 1).batches(INDEX_BATCHES * 4, CPU)
     next(stream)
     (worker,) = set(multiprocessing.active_children()) - before
     assert type(worker).__name__ != "ForkProcess"
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        os.kill(worker.pid or 0, signum)
+    for name in ("INT", "TERM", "HUP", "USR1"):  # from another process, as a scheduler does
+        subprocess.run(["sh", "-c", f"kill -{name} {worker.pid}"], check=True)
     assert len(list(stream)) == 11
 
 
@@ -124,6 +123,28 @@ def test_workers_end_with_a_trainer_that_is_killed(
     trainer.kill()
     trainer.communicate()
     until = time.monotonic() + 30
+    while any(map(is_running, pids)) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not any(map(is_running, pids))
+
+
+STREAM_AND_LEAVE = STREAM_AND_WAIT.replace("time.sleep(60)", "")
+
+
+def test_a_trainer_that_leaves_in_the_middle_ends(
+    files: tuple[list[Path], np.ndarray], tmp_path: Path
+) -> None:
+    """At its end Python asks what still runs to terminate, and waits for it."""
+    script = tmp_path / "leave.py"
+    script.write_text(STREAM_AND_LEAVE)
+    done = subprocess.run(
+        [sys.executable, str(script), *map(str, files[0])],
+        stdout=subprocess.PIPE,
+        timeout=60,
+        check=True,
+    )
+    until = time.monotonic() + 30
+    pids = [int(word) for word in done.stdout.split()]
     while any(map(is_running, pids)) and time.monotonic() < until:
         time.sleep(0.05)
     assert not any(map(is_running, pids))
