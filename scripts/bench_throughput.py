@@ -206,6 +206,7 @@ class Bench:
         args = (kind, words, steps, batch_size, other)
         self.process = context.Process(target=serve, args=args)
         self.process.start()
+        other.close()  # so that a process that has died is noticed
 
     def ask(self, what: str) -> Any:
         """`seconds` of a block, or its `phases`."""
