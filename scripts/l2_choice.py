@@ -6,9 +6,9 @@
 
 HELD/train are the images that pretraining saw, HELD/test those of DIR/train that it did not. For
 each L2 of the probe's grid a probe is fitted to the features of 90 % of HELD/train; it is scored on
-the other 10 % (seen) and on HELD/test (unseen). Each L2 is then fitted to all of HELD/train and scored
-on DIR/test. The stored row has the test accuracy of both choices and the best of any L2, which nobody
-could know.
+the other 10 % (seen) and on HELD/test (unseen). Each L2 is then fitted to all of HELD/train and
+scored on DIR/test. The stored row has the test accuracy of both choices and the best of any L2,
+which nobody could know.
 """
 
 from __future__ import annotations
