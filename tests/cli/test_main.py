@@ -162,18 +162,18 @@ def test_an_image_that_only_fails_on_the_way_is_named_and_the_run_can_go_on(
     from tcl_train.run.directory import RunDir
 
     broken = two_classes / "train" / "red" / "3.png"
-    decode, met = images.decode, []
+    cut, met = images.cut, []
 
-    def fail_the_second_time(path: Path | str, size: int) -> Any:
+    def fail_the_second_time(path: Path | str, *args: Any) -> Any:
         if str(path) == str(broken):
             met.append(path)
             if len(met) == 2:
                 Path(path).write_bytes(b"")
-        return decode(path, size)
+        return cut(path, *args)
 
     whole = broken.read_bytes()
     with monkeypatch.context() as patch:
-        patch.setattr(images, "decode", fail_the_second_time)
+        patch.setattr(images, "cut", fail_the_second_time)
         outcome = command(*streamed_words)
     assert outcome.status == 1
     line = one_line(outcome.err)
