@@ -50,3 +50,8 @@ def few(names: Sequence[str], most: int = 5) -> str:
     """For messages: the first names, and how many more there are."""
     shown = ", ".join(names[:most])
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+
+
+def printable(name: object) -> str:
+    """For messages of one line: a name whose control characters are escaped."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(name))

@@ -198,7 +198,7 @@ tcl-train {__version__}: pretrains an image encoder, evaluates it, and stores th
   tcl-train -sc install=bash                      print what turns on completion by the tab key
   tcl-eval run=DIR [dataset=...] [probe=...]      evaluate the encoder of a run again
 
-Without arguments: TCL on scikit-learn's digits, in about a minute.
+Without arguments: TCL on scikit-learn's digits, in about 15 seconds.
 
 Choices (choosing a data set chooses its recipe; every part can be overridden):
 {chr(10).join(lines)}

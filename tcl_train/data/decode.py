@@ -21,9 +21,10 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from tcl_train.errors import RequestError
+from tcl_train.errors import RequestError, printable
 
 ORIENTATION = 0x0112  # the EXIF tag
+SAMPLE_FORMAT, UNSIGNED, SIGNED, BITS = 339, 1, 2, 258  # tags of TIFF and their values
 TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -47,8 +48,8 @@ class UnreadableImage(RequestError):
         self.path = str(path)
         self.reason = reason
         super().__init__(
-            f"{path}: {reason}; replace the file or delete it, or leave such files out by "
-            "data.on_damaged=skip"
+            f"{printable(path)}: {reason}; replace the file or delete it, or leave such files out "
+            "by data.on_damaged=skip"
         )
 
 
@@ -153,14 +154,15 @@ def _read(path: str | Path, share: Share) -> tuple[Image.Image, tuple[int, int]]
 
 def _load(content: bytes, share: Share) -> tuple[Image.Image, tuple[int, int]]:
     with Image.open(io.BytesIO(content)) as image:
-        orientation = _orientation(image)
         width, height = image.size
-        upright = (height, width) if orientation in LYING else (width, height)
+        turned = image.format != "TIFF"  # which Pillow turns itself, and says its upright size
+        lying = turned and _orientation(image) in LYING
+        upright = (height, width) if lying else (width, height)
         factor = DRAFT_MARGIN * share(*upright)
         if factor < 1:
             image.draft("RGB", (math.ceil(width * factor), math.ceil(height * factor)))
         image.load()
-        return _upright(rgb(image), orientation), upright
+        return _upright(rgb(image), _orientation(image)), upright
 
 
 @contextmanager
@@ -187,11 +189,25 @@ def _upright(image: Image.Image, orientation: int) -> Image.Image:
 
 def rgb(image: Image.Image) -> Image.Image:
     """8-bit RGB; an alpha channel is left out, grey becomes three equal channels."""
-    if image.mode.startswith("I") or image.mode == "F":
+    kind = _number_type(image)
+    if kind is not None:
+        image = Image.fromarray(eight_bits(np.asarray(image).view(kind)))
+    elif image.mode.startswith("I") or image.mode == "F":
         image = Image.fromarray(eight_bits(np.asarray(image)))
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # as Pillow asks for, in a warning
     return image.convert("RGB")
+
+
+def _number_type(image: Image.Image) -> type | None:
+    """Of a TIFF whose numbers Pillow takes for others of as many bits; None: it is right."""
+    tags = getattr(image, "tag_v2", {})
+    sample_format = tags.get(SAMPLE_FORMAT, (1,))[0]
+    if image.mode == "L" and sample_format == SIGNED:
+        return np.int8
+    if image.mode == "I" and tags.get(BITS, (0,))[0] == 32 and sample_format == UNSIGNED:
+        return np.uint32
+    return None
 
 
 def eight_bits(values_HW: np.ndarray) -> np.ndarray:
@@ -244,10 +260,10 @@ def _reason(error: Exception) -> str:
 # ------------------------------------------------------------------ files without their metadata
 
 PNG_START = b"\x89PNG\r\n\x1a\n"
-PNG_PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS")
+PNG_PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
 JPEG_START = b"\xff\xd8"
 SCAN = 0xDA
-JPEG_METADATA = {*range(0xE1, 0xEE), 0xEF, 0xFE}  # APP1 to APP15 but Adobe's (colours), comments
+JPEG_METADATA = {*range(0xE0, 0xEE), 0xEF, 0xFE}  # APP0 to APP15 but Adobe's (colours), comments
 
 
 def without_metadata(content: bytes) -> bytes | None:

@@ -25,7 +25,7 @@ from tcl_train.data.images import ArrayImages, FileImages, Images, array_digest
 from tcl_train.data.layout import find_layout
 from tcl_train.data.listing import Listing, even_sample
 from tcl_train.data.statistics import channel_statistics, count_constant
-from tcl_train.errors import RequestError
+from tcl_train.errors import RequestError, printable
 
 log = logging.getLogger(__name__)
 
@@ -276,7 +276,7 @@ class _Part:
             "%s: %d of %d images are damaged and left out", folder, len(damaged), len(self.listing)
         )
         for name, reason in list(damaged.items())[:FEW_SHOWN]:
-            log.warning("left out: %s: %s", name, reason)
+            log.warning("left out: %s: %s", printable(name), reason)
         if len(damaged) > FEW_SHOWN:
             log.warning("left out: %d more, listed in result.json", len(damaged) - FEW_SHOWN)
         kept = [i for i, name in enumerate(self.listing.names) if name not in damaged]
@@ -285,7 +285,10 @@ class _Part:
         emptied = set(before.labels) - set(self.listing.labels)
         if not kept or emptied:
             where = ", ".join(before.classes[label] for label in sorted(emptied)) or "the folder"
-            raise RequestError(f"{folder}: all images of {where} are damaged; replace the files")
+            raise RequestError(
+                f"{folder}: all images of {where} are damaged, of those in this split; replace the "
+                "files, or hold out others by another seed"
+            )
 
     def _report_constant(self) -> None:
         if "constant" not in self.facts:

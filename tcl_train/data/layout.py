@@ -60,6 +60,8 @@ def find_layout(root: Path, *, supervised: bool, test_fraction: float | None, se
     train_folder = _split(root, TRAIN_NAMES)
     test_folder = _with_classes(_splits(root, TEST_NAMES))
     if train_folder is not None and test_folder is not None and _has_classes(train_folder):
+        if test_fraction is not None:
+            log.warning("dataset.test_fraction is not used: there is a test split, %s", test_folder)
         return _two_splits(train_folder, test_folder, supervised=supervised)
     if not supervised and test_fraction is None:
         return Layout(unlabelled(_images_of(root, train_folder)), None, None)
@@ -119,7 +121,7 @@ def _hold_out(listing: Listing, fraction: float, seed: int) -> Layout:
     test_places = sorted(held)
     train_places = sorted(set(range(len(listing))) - set(held))
     words = f"{fraction:.3g} of each class of {listing.folder.absolute()}, held out by seed {seed}"
-    log.info("no test folder: testing on %s (%d images)", words, len(test_places))
+    log.info("no test folder with classes: testing on %s (%d images)", words, len(test_places))
     return Layout(listing.chosen(train_places), listing.chosen(test_places), words)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from stat import S_ISREG
 from typing import NamedTuple
 
 import torch
@@ -144,7 +145,7 @@ def class_folders(folder: Path) -> list[str]:
     """The names of the folders that may be classes. Raises RequestError for a link to nothing."""
     names = []
     for entry in _entries(folder):
-        if entry.is_dir():
+        if _is_dir(entry):
             names.append(entry.name)
         elif entry.is_symlink() and not os.path.exists(entry.path):
             raise RequestError(
@@ -171,15 +172,23 @@ def _walk(folder: str, seen: set[str]) -> Iterator[File]:
         return
     seen.add(real)
     for entry in _entries(folder):
-        if entry.is_dir():
+        if _is_dir(entry):
             yield from _walk(entry.path, seen)
         elif os.path.splitext(entry.name)[1].lower() in _endings():
             try:
                 stat = entry.stat()
             except OSError:
                 yield File(entry.path)  # reading it says what is wrong
-            else:
+                continue
+            if S_ISREG(stat.st_mode):  # and not a pipe, which would be waited for
                 yield File(entry.path, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+
+
+def _is_dir(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def _entries(folder: str | Path) -> list[os.DirEntry[str]]:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from PIL import Image, PngImagePlugin
+from PIL import Image, ImageOps, PngImagePlugin
 
 from tcl_train.data.decode import UnreadableImage, check_file, decode, eight_bits, quietly
 from tcl_train.errors import RequestError
@@ -148,6 +148,25 @@ def test_the_exif_orientation_is_applied(tmp_path: Path, orientation: int) -> No
     np.testing.assert_array_equal(
         decode(tmp_path / "a.png", 5), chw(UPRIGHT[orientation](pixels_HWC))
     )
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_every_type_is_turned_once(tmp_path: Path, kind: str, orientation: int) -> None:
+    """Pillow turns TIFFs itself."""
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    stored_HWC = np.zeros((24, 48, 3), np.uint8)
+    stored_HWC[:12, :24, 0] = stored_HWC[12:, :24, 1] = stored_HWC[:12, 24:, 2] = 255
+    keys = {"lossless": True} if kind == "WEBP" else {}
+    Image.fromarray(stored_HWC).save(tmp_path / "a", kind, exif=exif, **keys)
+    expected_HWC = np.asarray(
+        ImageOps.fit(
+            Image.fromarray(np.ascontiguousarray(UPRIGHT[orientation](stored_HWC))), (8, 8)
+        )
+    )
+    difference = decode(tmp_path / "a", 8).transpose(1, 2, 0).astype(int) - expected_HWC
+    assert np.abs(difference).mean() < 12
 
 
 # ------------------------------------------------------------------ sizes
@@ -453,6 +472,8 @@ BAD_METADATA = {
         b"iTXt", b"Comment\0\x01\0\0\0" + TOO_MUCH_TEXT
     ),
     "profile that cannot be unpacked": png_with_chunk(b"iCCP", b"profile\0\0rubbish"),
+    "transparency chunk that is empty": png_with_chunk(b"tRNS", b""),
+    "JFIF header that is too short": ENCODED["JPEG"][:4] + b"\0\x04JF" + ENCODED["JPEG"][20:],
     "text with a wrong checksum": png_with_chunk(b"tEXt", b"a\0b", crc=1),
     "EXIF rational of -1/0": jpeg_with_exif(0x011A, 10, struct.pack("<ii", -1, 0)),
 }
@@ -529,6 +550,23 @@ def test_values_that_are_no_numbers_are_refused(tmp_path: Path, bad: float) -> N
     Image.fromarray(np.array([[0.5, bad]], np.float32)).save(tmp_path / "a.tif")
     with pytest.raises(UnreadableImage, match="not finite"):
         decode(tmp_path / "a.tif", 2)
+
+
+@pytest.mark.parametrize(("bits", "sample_format"), [(32, 1), (8, 2)], ids=["uint32", "int8"])
+def test_numbers_that_pillow_takes_for_others_are_read_as_they_are(
+    tmp_path: Path, bits: int, sample_format: int
+) -> None:
+    kind = {32: "<u4", 8: "<i1"}[bits]
+    info = np.iinfo(kind)
+    values = np.linspace(info.min, info.max, 16).astype(kind)
+    tags = [(256, 4), (257, 4), (258, bits), (259, 1), (262, 1), (273, 0), (277, 1), (278, 4)]
+    tags += [(279, values.nbytes), (339, sample_format)]
+    place = 8 + 2 + 12 * len(tags) + 4
+    entries = [struct.pack("<HHII", t, 4, 1, place if t == 273 else v) for t, v in tags]
+    header = b"II*\0\x08\0\0\0" + struct.pack("<H", len(tags))
+    (tmp_path / "a.tif").write_bytes(header + b"".join(entries) + b"\0" * 4 + values.tobytes())
+    found = decode(tmp_path / "a.tif", 4)[0].flatten().astype(int)
+    np.testing.assert_allclose(found, np.linspace(0, 255, 16), atol=1.5)
 
 
 def test_a_float_image_is_not_black(tmp_path: Path) -> None:

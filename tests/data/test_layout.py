@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -168,6 +169,29 @@ def test_with_labels_classes_must_be_there(
     message = refused(touch(tmp_path, *names))
     assert message.startswith(f"dataset.root={tmp_path}: ")
     assert words in message
+
+
+def test_a_pipe_is_no_image(tmp_path: Path) -> None:
+    """It would be waited for."""
+    touch(tmp_path, *TRAIN, "test/a/0.png")
+    os.mkfifo(tmp_path / "train" / "a" / "pipe.png")
+    assert len(layout(tmp_path).train) == 4
+
+
+def test_links_to_themselves_are_named(tmp_path: Path) -> None:
+    touch(tmp_path, *TRAIN, "test/a/0.png")
+    (tmp_path / "train" / "a" / "self.png").symlink_to("self.png")
+    assert len(layout(tmp_path).train) == 5  # reading it says what is wrong
+    (tmp_path / "train" / "self").symlink_to("self")
+    assert f"{tmp_path / 'train' / 'self'}: a link to self" in refused(tmp_path)
+
+
+def test_a_fraction_beside_a_test_split_is_said_to_be_unused(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    touch(tmp_path, *TRAIN, "test/a/0.png")
+    assert len(layout(tmp_path, test_fraction=0.5).train) == 4
+    assert "dataset.test_fraction is not used" in caplog.text
 
 
 @pytest.mark.parametrize("ending", ["h5", "hdf", "mpeg", "mpg", "grib", "wmf", "txt", "eps"])
