@@ -10,7 +10,7 @@ Rows of D = 128 dimensions, 100 labels. In one run, alternating, medians of mill
     pml      pytorch-metric-learning's loss of that name
     product  z @ z.T / tau and logsumexp over it, with its gradient: less than any of these losses
 
-Memory is the growth of the process's peak, each measured in a process of its own; on a GPU, of what
+Memory is the growth of the process's peak, measured in a separate process each; on a GPU, of what
 torch has allocated. What would hold the whole matrix is left out above --largest-dense rows.
 """
 

@@ -10,7 +10,7 @@ Measures blocks of a few steps, in turn, in images a second (medians):
               loader workers, torch's own convolutions, channels-first, the dense loss; in the same
               precision as the others
 
-Each has a process of its own, since how a process handles memory is for all that it does.
+Each runs in a separate process, because settings of the memory allocator are process-wide.
 
 Then one block of `step` is profiled: milliseconds of a step that each phase takes.
 
@@ -198,7 +198,7 @@ KINDS = {"encoder": encoder_alone, "step": whole_step, "public": public_step}
 
 
 class Bench:
-    """One kind, in a process of its own that waits between its turns."""
+    """One kind, in a separate process that waits between its turns."""
 
     def __init__(self, kind: str, words: list[str], steps: int, batch_size: int) -> None:
         context = multiprocessing.get_context("spawn")
