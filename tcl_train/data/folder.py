@@ -209,6 +209,7 @@ class _Part:
         images_NCHW = self._cached_array()
         if images_NCHW is None:
             images_NCHW = self._decode_all()
+        self._leave_out_damaged()
         return ArrayImages(torch.from_numpy(images_NCHW), self.facts["digest"])
 
     def _cached_array(self) -> np.ndarray | None:
@@ -219,12 +220,11 @@ class _Part:
         images_NCHW = self.cache.load_array(self.key, (count, 3, self.size, self.size))
         if images_NCHW is None:
             return None
-        listing = self.listing
-        self._leave_out_damaged()
-        for i in even_sample(count, VERIFIED):
-            with quietly():
-                if not np.array_equal(decode(self.listing.paths[i], self.size), images_NCHW[i]):
-                    self.listing = listing
+        paths = self.listing.paths
+        kept = self._whole()
+        with quietly():
+            for i in even_sample(count, VERIFIED):
+                if not np.array_equal(decode(paths[kept[i]], self.size), images_NCHW[i]):
                     return None
         return images_NCHW
 
@@ -236,13 +236,11 @@ class _Part:
         def put(index: int) -> None:
             images_NCHW[index] = decode(listing.files[index].path, self.size)
 
-        damaged = self._for_each(put)
-        if damaged:
-            kept = [i for i, name in enumerate(listing.names) if name not in damaged]
-            images_NCHW = images_NCHW[kept]
-        self._learn(damaged=damaged, digest=array_digest(images_NCHW))
+        self.facts["damaged"] = self._for_each(put)
+        if self.facts["damaged"]:
+            images_NCHW = images_NCHW[self._whole()]
+        self._learn(digest=array_digest(images_NCHW))
         self.cache.save_array(self.key, images_NCHW)
-        self._leave_out_damaged()
         return images_NCHW
 
     def _for_each(self, function: Callable[[int], object]) -> dict[str, str]:
@@ -264,6 +262,11 @@ class _Part:
             _in_threads(call, range(len(names)), threads=self.options.workers)
         return dict(sorted(damaged.items()))
 
+    def _whole(self) -> list[int]:
+        """The places of the files that are not damaged."""
+        damaged = self.facts["damaged"]
+        return [i for i, name in enumerate(self.listing.names) if name not in damaged]
+
     def _leave_out_damaged(self) -> None:
         damaged: dict[str, str] = self.facts["damaged"]
         if not damaged:
@@ -279,11 +282,10 @@ class _Part:
             log.warning("left out: %s: %s", printable(name), reason)
         if len(damaged) > FEW_SHOWN:
             log.warning("left out: %d more, listed in result.json", len(damaged) - FEW_SHOWN)
-        kept = [i for i, name in enumerate(self.listing.names) if name not in damaged]
         before = self.listing
-        self.listing = before.chosen(kept)
+        self.listing = before.chosen(self._whole())
         emptied = set(before.labels) - set(self.listing.labels)
-        if not kept or emptied:
+        if not self.listing.files or emptied:
             where = ", ".join(before.classes[label] for label in sorted(emptied)) or "the folder"
             raise RequestError(
                 f"{folder}: all images of {where} are damaged, of those in this split; replace the "

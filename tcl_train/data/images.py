@@ -151,7 +151,7 @@ class FileImages:
             for index_B, numbers_BVK in zip(
                 index_batches,
                 (numbers_VBK.transpose(0, 1) for numbers_VBK in numbers_of_batches),
-                strict=False,
+                strict=True,
             )
         )
         cutter = _Cutter(crops, size)

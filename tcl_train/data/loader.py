@@ -96,7 +96,7 @@ class Loader:
         self.steps_per_epoch = len(split) // batch_size
 
     def epoch(self, epoch: int, first_batch: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch, starting at batch `first`."""
+        """The batches of an epoch, starting at `first_batch`."""
         return prefetch(self._epoch(epoch, first_batch), self.device)
 
     def _epoch(self, epoch: int, first_batch: int) -> Iterator[Batch]:

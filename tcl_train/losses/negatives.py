@@ -34,8 +34,7 @@ def hardest_of(sim_NM: Tensor, negative_NM: Tensor, alpha: float) -> Hardest:
     count_N = negative_NM.sum(1)
     kept_N = _kept(alpha, negative_NM.shape[1]).to(sim_NM.device, non_blocking=True)[count_N]
     floor_N = masked_NM.sort(1, descending=True).values.gather(1, kept_N[:, None] - 1)[:, 0]
-    above_NM = masked_NM > Hardest.above(floor_N)[:, None]
-    tied_NM = (masked_NM >= Hardest.below(floor_N)[:, None]) & ~above_NM
+    above_NM, tied_NM = _above_and_tied(masked_NM, floor_N)
     share_N = (kept_N - above_NM.sum(1)) / tied_NM.sum(1).clamp(min=1)
     share_N = share_N.clamp(0, 1).to(sim_NM.dtype)
     none_N = count_N == 0
@@ -49,9 +48,15 @@ def _kept(alpha: float, most: int) -> Tensor:
     return torch.from_numpy(counts.clip(min=1))
 
 
+def _above_and_tied(sim_NM: Tensor, floor_N: Tensor) -> tuple[Tensor, Tensor]:
+    """Which similarities are above the floor, and which at it; NaN is at it, so that it stays."""
+    above_NM = sim_NM > Hardest.above(floor_N)[:, None]
+    return above_NM, ~above_NM & ~(sim_NM < Hardest.below(floor_N)[:, None])
+
+
 def hardest_weights(sim_NM: Tensor, negative_NM: Tensor, alpha: float) -> Tensor:
     """The weight of each pair: 1 above the floor, the share at it, 0 below and for positives."""
     floor_N, share_N = hardest_of(sim_NM.detach(), negative_NM, alpha)
-    above_NM = negative_NM & (sim_NM > Hardest.above(floor_N)[:, None])
-    tied_NM = negative_NM & ~above_NM & ~(sim_NM < Hardest.below(floor_N)[:, None])
-    return above_NM.to(sim_NM.dtype) + tied_NM * share_N[:, None]
+    above_NM, tied_NM = _above_and_tied(sim_NM, floor_N)
+    weight_NM = above_NM.to(sim_NM.dtype) + tied_NM * share_N[:, None]
+    return weight_NM * negative_NM

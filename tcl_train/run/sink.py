@@ -36,7 +36,6 @@ class Sink:
             lines = run_dir.metrics.read_text().splitlines(keepends=True)
             kept = [line for line in lines if _stays(line, first_step)]
             run_dir.metrics.write_text("".join(kept))
-        self._path = run_dir.metrics
         self._metrics = run_dir.metrics.open("a", encoding="utf-8")
 
     def write(self, step: int, epoch: int, scalars: Mapping[str, float]) -> None:
@@ -48,7 +47,7 @@ class Sink:
             self._metrics.write(json.dumps(record) + "\n")
             self._metrics.flush()
         except OSError as error:
-            raise OSError(error.errno, error.strerror, str(self._path)) from error
+            raise OSError(error.errno, error.strerror, self._metrics.name) from error
         for name, value in scalars.items() if self._writer else ():
             self._writer.add_scalar(name if "/" in name else f"train/{name}", value, step)
 

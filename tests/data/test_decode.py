@@ -304,12 +304,24 @@ KINDS = ("PNG", "JPEG", "GIF", "BMP", "PPM")
 ENCODED = {kind: encoded(kind) for kind in KINDS}
 
 
-@steady
-@given(
+any_damage = given(
     kind=st.sampled_from(KINDS),
     end=st.floats(0, 1),
     changes=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=6),
 )
+
+
+def write_damaged(path: Path, kind: str, end: float, changes: list[tuple[float, int]]) -> Path:
+    """A file of this kind with some bytes changed, cut off at a share of its length."""
+    data = bytearray(ENCODED[kind])
+    for place, value in changes:
+        data[int(place * len(data))] = value
+    path.write_bytes(data[: int(end * len(data))])
+    return path
+
+
+@steady
+@any_damage
 @example(kind="PNG", end=0.5, changes=[])
 @example(kind="JPEG", end=0.9, changes=[(0.01, 0)])
 def test_a_damaged_file_is_an_image_or_a_request_error(
@@ -318,11 +330,8 @@ def test_a_damaged_file_is_an_image_or_a_request_error(
     end: float,
     changes: list[tuple[float, int]],
 ) -> None:
-    data = bytearray(ENCODED[kind])
-    for place, value in changes:
-        data[int(place * len(data))] = value
-    path = tmp_path_factory.getbasetemp() / f"damaged.{kind.lower()}"
-    path.write_bytes(data[: int(end * len(data))])
+    folder = tmp_path_factory.getbasetemp()
+    path = write_damaged(folder / f"damaged.{kind.lower()}", kind, end, changes)
     with quietly():
         try:
             decoded_CHW = decode(path, 8)
@@ -414,22 +423,15 @@ def test_pixels_that_cannot_be_unpacked_fail_the_check(tmp_path: Path) -> None:
 
 
 @steady
-@given(
-    kind=st.sampled_from(KINDS),
-    end=st.floats(0, 1),
-    changes=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=6),
-)
+@any_damage
 def test_the_check_and_decoding_agree_on_any_file(
     tmp_path_factory: pytest.TempPathFactory,
     kind: str,
     end: float,
     changes: list[tuple[float, int]],
 ) -> None:
-    data = bytearray(ENCODED[kind])
-    for place, value in changes:
-        data[int(place * len(data))] = value
-    path = tmp_path_factory.getbasetemp() / f"agree.{kind.lower()}"
-    path.write_bytes(data[: int(end * len(data))])
+    folder = tmp_path_factory.getbasetemp()
+    path = write_damaged(folder / f"agree.{kind.lower()}", kind, end, changes)
 
     def passes(look: Callable[[], object]) -> bool:
         try:

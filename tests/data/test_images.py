@@ -122,10 +122,7 @@ def test_workers_end_with_a_trainer_that_is_killed(
     assert len(pids) == 3
     trainer.kill()
     trainer.communicate()
-    until = time.monotonic() + 30
-    while any(map(is_running, pids)) and time.monotonic() < until:
-        time.sleep(0.05)
-    assert not any(map(is_running, pids))
+    assert all_end(pids)
 
 
 STREAM_AND_LEAVE = STREAM_AND_WAIT.replace("time.sleep(60)", "")
@@ -143,11 +140,15 @@ def test_a_trainer_that_leaves_in_the_middle_ends(
         timeout=60,
         check=True,
     )
+    assert all_end([int(word) for word in done.stdout.split()])
+
+
+def all_end(pids: list[int]) -> bool:
+    """Within half a minute."""
     until = time.monotonic() + 30
-    pids = [int(word) for word in done.stdout.split()]
     while any(map(is_running, pids)) and time.monotonic() < until:
         time.sleep(0.05)
-    assert not any(map(is_running, pids))
+    return not any(map(is_running, pids))
 
 
 def is_running(pid: int) -> bool:
