@@ -62,6 +62,9 @@ def find_layout(root: Path, *, supervised: bool, test_fraction: float | None, se
     if train_folder is not None and test_folder is not None and _has_classes(train_folder):
         if test_fraction is not None:
             log.warning("dataset.test_fraction is not used: there is a test split, %s", test_folder)
+        unused = [path.name for path in _splits(root, TEST_NAMES) if path != test_folder]
+        if unused:
+            log.info("%s: testing on %s; not used: %s", root, test_folder.name, few(unused))
         return _two_splits(train_folder, test_folder, supervised=supervised)
     if not supervised and test_fraction is None:
         return Layout(unlabelled(_images_of(root, train_folder)), None, None)

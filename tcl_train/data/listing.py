@@ -127,7 +127,23 @@ def labelled(folder: Path) -> Listing:
         )
     if empty:
         log.warning("%s: set aside, since they hold no images: %s", folder, few(empty))
+    loose = sum(_is_image(entry) and not _is_dir(entry) for entry in _entries(folder))
+    if loose:
+        log.warning("%s: %d images are in no class folder and are left out", folder, loose)
+    _report_folders_met_twice(files)
     return Listing(folder, files, tuple(classes), labels)
+
+
+def _report_folders_met_twice(files: Sequence[File]) -> None:
+    met: dict[str, str] = {}
+    for folder in dict.fromkeys(os.path.dirname(file.path) for file in files):
+        first = met.setdefault(os.path.realpath(folder), folder)
+        if first != folder:
+            log.warning(
+                "%s and %s are the same folder: its images count twice; delete the link",
+                first,
+                folder,
+            )
 
 
 def unlabelled(folder: Path) -> Listing:
@@ -174,7 +190,7 @@ def _walk(folder: str, seen: set[str]) -> Iterator[File]:
     for entry in _entries(folder):
         if _is_dir(entry):
             yield from _walk(entry.path, seen)
-        elif os.path.splitext(entry.name)[1].lower() in _endings():
+        elif _is_image(entry):
             try:
                 stat = entry.stat()
             except OSError:
@@ -182,6 +198,10 @@ def _walk(folder: str, seen: set[str]) -> Iterator[File]:
                 continue
             if S_ISREG(stat.st_mode):  # and not a pipe, which would be waited for
                 yield File(entry.path, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+
+
+def _is_image(entry: os.DirEntry[str]) -> bool:
+    return os.path.splitext(entry.name)[1].lower() in _endings()
 
 
 def _is_dir(entry: os.DirEntry[str]) -> bool:

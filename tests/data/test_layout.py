@@ -147,6 +147,36 @@ def test_empty_class_folders_and_those_of_archivers_are_set_aside(
     assert "set aside, since they hold no images: bird" in caplog.text
 
 
+def test_images_that_belong_to_no_class_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    touch(tmp_path, *TRAIN, "train/loose.png", "train/notes.txt", "test/a/0.png")
+    assert len(layout(tmp_path).train) == len(TRAIN)
+    assert f"{tmp_path / 'train'}: 1 images are in no class folder" in caplog.text
+
+
+def test_a_class_that_is_a_link_to_another_is_reported(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    touch(tmp_path, *TRAIN, "test/a/0.png")
+    assert "same folder" not in caplog.text
+    (tmp_path / "train" / "c").symlink_to(tmp_path / "train" / "a")
+    layout(tmp_path)
+    a, c = (tmp_path / "train" / name for name in "ac")
+    assert f"{a} and {c} are the same folder" in caplog.text
+
+
+def test_test_folders_that_are_not_used_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    touch(tmp_path, *TRAIN, "test/a/0.png", "val/a/0.png")
+    with caplog.at_level("INFO"):
+        found = layout(tmp_path)
+    assert found.test is not None
+    assert found.test.folder == tmp_path / "test"
+    assert "testing on test; not used: val" in caplog.text
+
+
 def test_a_class_folder_that_is_a_link_to_nothing_is_named(tmp_path: Path) -> None:
     touch(tmp_path, *TRAIN, "test/a/0.png")
     (tmp_path / "train" / "c").symlink_to(tmp_path / "gone")
