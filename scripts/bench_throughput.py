@@ -90,7 +90,9 @@ def encoder_alone(words: list[str], data: DataSet) -> Block:  # noqa: ARG001
         for _ in range(steps):
             with runtime.autocast():
                 loss = encoder(views_NCHW).float().square().mean()
-            runtime.update(optimizer, loss)
+            optimizer.zero_grad()
+            runtime.scaled(loss).backward()
+            runtime.update(optimizer)
 
     return block
 

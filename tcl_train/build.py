@@ -31,7 +31,10 @@ from tcl_train.data.augment import Augment
 from tcl_train.data.dataset import DataSet, ReadOptions, difference
 from tcl_train.data.loader import Loader, cut_where_read
 from tcl_train.data.normalize import Normalize
+from tcl_train.data.shares import Shares
+from tcl_train.data.views import ViewGroup, ViewPlan
 from tcl_train.engine.fit import Trainer
+from tcl_train.engine.gradients import Gradients
 from tcl_train.engine.optimizers import Optimizer
 from tcl_train.engine.schedule import Schedule, by_epoch
 from tcl_train.errors import RequestError
@@ -41,7 +44,9 @@ from tcl_train.methods.method import Method
 from tcl_train.models.encoder import Encoder
 from tcl_train.run import checkpoint
 from tcl_train.run.directory import RunDir
+from tcl_train.runtime.batch_norm import use_global_statistics
 from tcl_train.runtime.device import DEVICES, PRECISIONS, Runtime, available_cpus
+from tcl_train.runtime.processes import ALONE, Processes
 from tcl_train.runtime.randomness import DRAWS, EarlierSeed, seeded
 
 
@@ -65,6 +70,7 @@ class Settings:
     deterministic: bool = False
     profile: bool = False
     mirror_features: bool = False
+    chunk_size: int | None = None
     view_size: int | Sequence[Sequence[int]] | Mapping[int, int] | None = None
 
     def __post_init__(self) -> None:
@@ -83,6 +89,8 @@ class Settings:
         checks.boolean("deterministic", self.deterministic)
         checks.boolean("profile", self.profile)
         checks.boolean("mirror_features", self.mirror_features)
+        if self.chunk_size is not None:
+            checks.integer("chunk_size (or null)", self.chunk_size, at_least=1)
         if not isinstance(self.checkpoint, Mapping):
             raise TypeError(f"checkpoint must hold every and keep, got {self.checkpoint!r}")
         checks.integer("checkpoint.every", self.checkpoint["every"], at_least=1)
@@ -151,7 +159,11 @@ class Run:
 
 
 def build_run(
-    config: DictConfig, *, resume_from: Path | None = None, data: DataSet | None = None
+    config: DictConfig,
+    *,
+    resume_from: Path | None = None,
+    data: DataSet | None = None,
+    processes: Processes = ALONE,
 ) -> Run:
     """Everything that pretraining and its evaluation need.
 
@@ -159,6 +171,7 @@ def build_run(
         config: a composed config.
         resume_from: a checkpoint of this run, where it continues; None: at step 0.
         data: trains on this instead of the config's data set.
+        processes: those that train together.
 
     Raises:
         RequestError: a value is out of range, the parts do not fit together, data are missing, or
@@ -173,9 +186,13 @@ def build_run(
         device=settings.device,
         precision=settings.precision if state is None else state["runtime"]["precision"],
         compile=settings.compile,
+        processes=processes,
     )
     if data is None:
-        data = build_data(config, supervised=settings.supervised)
+        with processes.first_alone("data"):  # it downloads, and fills the cache for the others
+            data = build_data(
+                config, supervised=settings.supervised, local_processes=processes.local_count
+            )
     trainer = _build_trainer(config, settings, loss=loss, data=data, runtime=runtime)
     if state is not None:
         _check_same_data(state, trainer)
@@ -195,13 +212,19 @@ def build_run(
 
 
 def _build_trainer(
-    config: DictConfig, settings: Settings, *, loss: nn.Module, data: DataSet, runtime: Runtime
+    config: DictConfig,
+    settings: Settings,
+    *,
+    loss: nn.Module,
+    data: DataSet,
+    runtime: Runtime,
 ) -> Trainer:
     """All that pretraining needs, at step 0."""
     view_size = by_epoch("view_size", settings.view_size, settings.epochs)
     view_sizes = {view_size(epoch) for epoch in range(settings.epochs)}
     augment = build_augment(config, data, view_sizes=view_sizes)
     cut, augment = cut_where_read(augment, data.pretrain, settings.views, view_size)
+    shares = Shares(settings.batch_size, settings.chunk_size, runtime.processes)
     loader = Loader(
         data.pretrain,
         batch_size=settings.batch_size,
@@ -209,21 +232,23 @@ def _build_trainer(
         seed=settings.seed,
         device=runtime.device,
         cut=cut,
+        places=shares.places(),
     )
     encoder = build_encoder(config, image_size=data.image_size)
     method = build_method(config, encoder=encoder, loss=loss, num_classes=len(data.classes))
     runtime.prepare(method, encoder)
+    use_global_statistics(method, runtime.processes)
     return Trainer(
         method=method,
         loader=loader,
-        augment=augment,
+        views=ViewPlan(
+            [ViewGroup(augment=augment, count=settings.views, size=view_size)], seed=settings.seed
+        ),
+        gradients=Gradients(runtime, shares, seed=settings.seed),
         optimizer=build_optimizer(config, method),
         schedule=build_schedule(config),
         runtime=runtime,
-        seed=settings.seed,
         epochs=settings.epochs,
-        views=settings.views,
-        view_size=view_size,
         lr=settings.lr,
         log_every=settings.log_every,
         about={
@@ -362,13 +387,16 @@ def build_loss(config: DictConfig) -> nn.Module:
 LATER_DATA_KEYS = ("cache_limit_gb", "on_damaged")  # which runs of earlier versions lack
 
 
-def build_data(config: DictConfig, *, supervised: bool) -> DataSet:
+def build_data(config: DictConfig, *, supervised: bool, local_processes: int = 1) -> DataSet:
+    """local_processes: how many share the CPUs of this machine."""
     workers = config.data.workers
+    if workers == "auto":
+        workers = max(1, available_cpus() // local_processes)
     with _as_request_error(""):
         options = ReadOptions(
             cache_dir=_cache_dir(config.data.cache_dir),
             memory_limit_gb=config.data.memory_limit_gb,
-            workers=available_cpus() if workers == "auto" else workers,
+            workers=workers,
             supervised=supervised,
             seed=run_seed(config),
             **{key: config.data[key] for key in LATER_DATA_KEYS if key in config.data},

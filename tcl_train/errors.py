@@ -14,14 +14,23 @@ from pathlib import Path
 class CommandError(Exception):
     """A command ends with one line and an exit status.
 
-    resumable: the directory of a run that can be resumed; None: there is none.
+    resumable: the directory of a run that can be resumed; None: there is none. agreed: whether all
+    processes of the run end with it. silent: whether another one of them says it.
     """
 
     exit_status: int
+    agreed = False
+    silent = False
 
     def __init__(self, message: str = "", *, resumable: Path | None = None) -> None:
         super().__init__(message)
         self.resumable = resumable
+
+    def agreed_as(self, other: BaseException) -> CommandError:
+        """This error in place of another one."""
+        if isinstance(other, CommandError):
+            self.agreed, self.silent = other.agreed, other.silent
+        return self
 
 
 class RequestError(CommandError):

@@ -9,16 +9,24 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from tcl_train import __version__
 from tcl_train.cli.streams import forgiving_streams
 from tcl_train.errors import CommandError, Interrupted, RequestError
 from tcl_train.runtime.memory import ask_for_huge_pages, keep_freed_memory
 from tcl_train.runtime.signals import STOPPING, handled
+
+if TYPE_CHECKING:
+    from tcl_train.runtime.processes import Processes
+
+
+# Takes the words of a command line, and the processes that torchrun has started, if it has.
+Command = Callable[[list[str], "Processes | None"], int]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,21 +39,22 @@ def main_eval(arguments: Sequence[str] | None = None) -> int:
     return _guarded("tcl-eval", _evaluate, list(sys.argv[1:] if arguments is None else arguments))
 
 
-def _guarded(name: str, command: Callable[[list[str]], int], arguments: list[str]) -> int:
+def _guarded(name: str, command: Command, arguments: list[str]) -> int:
     """Every failure is one line on standard error and an exit status."""
     with forgiving_streams(), handled(TO_STOP, _raise_interrupted):
         return _run_command(name, command, arguments)
 
 
-def _run_command(name: str, command: Callable[[list[str]], int], arguments: list[str]) -> int:
+def _run_command(name: str, command: Command, arguments: list[str]) -> int:
     ask_for_huge_pages()
     keep_freed_memory()
     try:
-        return command(arguments)
+        return _in_each_process(command, arguments)
     except CommandError as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
-        print(f"{name}: {_one_line(error)}", file=sys.stderr)
+        if not error.silent:
+            print(f"{name}: {_one_line(error)}", file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
         print(f"{name}: {NOTHING_STARTED}", file=sys.stderr)
@@ -59,6 +68,30 @@ def _run_command(name: str, command: Callable[[list[str]], int], arguments: list
             file=sys.stderr,
         )
         return 1
+
+
+def _in_each_process(command: Command, arguments: list[str]) -> int:
+    """Carries out the command: where torchrun has started several processes, in all of them, which
+    end in the same way; only the first one prints."""
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        return command(arguments, None)
+    from tcl_train.runtime.processes import of_torchrun
+
+    with of_torchrun() as processes, processes.failing_together(), _printing(processes.is_first):
+        return command(arguments, processes)
+
+
+@contextmanager
+def _printing(wanted: bool) -> Iterator[None]:
+    if wanted:
+        yield
+        return
+    with (
+        open(os.devnull, "w", encoding="utf-8") as nowhere,
+        redirect_stdout(nowhere),
+        redirect_stderr(nowhere),
+    ):
+        yield
 
 
 # SIGINT raises KeyboardInterrupt by itself.
@@ -111,7 +144,7 @@ class _Parser(argparse.ArgumentParser):
         raise RequestError(f"{flag}; see tcl-train --help")
 
 
-def _train(arguments: list[str]) -> int:
+def _train(arguments: list[str], processes: Processes | None) -> int:
     given = _Parser().parse_intermixed_args(arguments)
     if given.help:
         print(_help())
@@ -123,22 +156,29 @@ def _train(arguments: list[str]) -> int:
         print_completion(given.overrides)
     elif given.cfg is not None:
         _print_config(given.cfg, given.overrides, key=given.package, resolve=given.resolve)
+    elif given.multirun and processes is not None:
+        raise RequestError(
+            "-m starts a process for each run, and torchrun has started several already; sweep "
+            "with a launcher (hydra/launcher=submitit_slurm), or call torchrun once for each run"
+        )
     elif given.multirun:
         from tcl_train.cli.sweep import run_sweep
 
         return run_sweep(given.overrides)
     else:
-        _run(given.overrides)
+        _run(given.overrides, processes)
     return 0
 
 
-def _run(overrides: list[str]) -> None:
+def _run(overrides: list[str], processes: Processes | None) -> None:
     from tcl_train.cli.compose import compose_run, resumed_config
     from tcl_train.cli.overrides import trusted
     from tcl_train.run.directory import RunDir
     from tcl_train.run.trust import check_targets
 
     config, directory = compose_run(overrides)
+    if processes is not None:
+        directory = processes.from_first("hydra.run.dir", directory)  # it may hold the time
     resume = config.resume is not None
     if resume:
         run_dir = RunDir(config.resume)
@@ -148,13 +188,15 @@ def _run(overrides: list[str]) -> None:
         check_targets(config, run_dir.config, trust)
     else:
         run_dir = RunDir(directory)
-        run_dir.check_free()
+        if processes is None or processes.is_first:
+            run_dir.check_free()
 
     from tcl_train.commands.train import train
     from tcl_train.run.logs import log_to_terminal
+    from tcl_train.runtime.processes import ALONE
 
     log_to_terminal()
-    train(config, run_dir, resume=resume)
+    train(config, run_dir, resume=resume, processes=processes or ALONE)
 
 
 def _print_config(kind: str, overrides: list[str], *, key: str | None, resolve: bool) -> None:
@@ -212,7 +254,9 @@ The loss adds its keys: tau, k1, k2 where it has them. All keys: tcl-train --cfg
 # ------------------------------------------------------------------ tcl-eval
 
 
-def _evaluate(overrides: list[str]) -> int:
+def _evaluate(overrides: list[str], processes: Processes | None) -> int:
+    if processes is not None:
+        raise RequestError("tcl-eval is one process; call it without torchrun")
     if not overrides or {"-h", "--help"} & set(overrides):
         print(
             "tcl-eval run=DIR [dataset=...] [dataset.root=...] [probe=...] [device=...]\n\n"

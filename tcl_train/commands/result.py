@@ -36,7 +36,7 @@ def assemble_result(
         "view_size": settings.view_size,
         "encoder": names.encoder,
         "projector": names.projector,
-        "processes": 1,
+        "processes": trainer.runtime.processes.count,
         "lr": settings.lr,
         "epochs": settings.epochs,
         "batch_size": settings.batch_size,

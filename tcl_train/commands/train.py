@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import groupby
 from time import perf_counter
 from typing import Any
@@ -15,16 +15,18 @@ from omegaconf import DictConfig
 from tcl_train.build import Run, build_run
 from tcl_train.commands.result import assemble_result, summary_line
 from tcl_train.data.augment.picture import picture_of_views
+from tcl_train.engine.fit import Trainer
 from tcl_train.engine.profile import Profile, StepProfile
 from tcl_train.errors import Interrupted, RequestError, TrainingError
 from tcl_train.evaluation.evaluate import classifier_top1
-from tcl_train.run.checkpoint import Checkpoints
+from tcl_train.run.checkpoint import Checkpoints, UnwrittenCheckpoints
 from tcl_train.run.directory import RunDir
 from tcl_train.run.logs import held_messages, log_to_file
-from tcl_train.run.sink import EVAL, Sink
+from tcl_train.run.sink import EVAL, Sink, UnwrittenSink
 from tcl_train.runtime.code_version import git_commit
 from tcl_train.runtime.device import reproducible
 from tcl_train.runtime.files import write_json
+from tcl_train.runtime.processes import ALONE, Processes
 from tcl_train.runtime.randomness import generator
 from tcl_train.runtime.signals import Signals
 
@@ -33,10 +35,13 @@ log = logging.getLogger(__name__)
 PICTURED = 8  # images
 
 
-def train(config: DictConfig, run_dir: RunDir, *, resume: bool) -> dict[str, Any]:
+def train(
+    config: DictConfig, run_dir: RunDir, *, resume: bool, processes: Processes = ALONE
+) -> dict[str, Any]:
     """Carries out a run and returns what `result.json` holds.
 
-    Everything that may be wrong with the request is found before the run directory is made.
+    Everything that may be wrong with the request is found before the run directory is made. Of
+    several processes the first one writes.
 
     Raises:
         RequestError, TrainingError, Interrupted: see tcl_train/errors.py.
@@ -47,39 +52,51 @@ def train(config: DictConfig, run_dir: RunDir, *, resume: bool) -> dict[str, Any
         resumed_from = run_dir.last_checkpoint if resume else None
         if resumed_from is not None and not resumed_from.exists():
             resumed_from = None  # it was interrupted before its first checkpoint
-        run = build_run(config, resume_from=resumed_from)
+        run = build_run(config, resume_from=resumed_from, processes=processes)
         trainer, settings = run.trainer, run.settings
         earlier_seconds = trainer.meter.seconds
-        if not resume:
-            run_dir.claim(config)
+        with processes.first_alone("claim"):
+            if not resume and processes.is_first:
+                run_dir.claim(config)
         with (
             _failures_explained(run_dir),
             reproducible(trainer.runtime.device, wanted=settings.deterministic),
-            log_to_file(run_dir, held),
-            Sink(run_dir, first_step=trainer.step) as sink,
+            log_to_file(run_dir, held) if processes.is_first else nullcontext(),
+            processes.failing_together(),
+            Sink(run_dir, first_step=trainer.step)
+            if processes.is_first
+            else UnwrittenSink() as sink,
         ):
             _log_plan(run)
             if sink.is_new:  # a resumed run has its picture
                 show_views(run, sink)
             profile = StepProfile(run_dir.path / "profile") if settings.profile else Profile()
-            checkpoints = Checkpoints(run_dir.checkpoints, **settings.checkpoint)
-            trainer.fit(sink, checkpoints, Signals(), profile)
+            kind = Checkpoints if processes.is_first else UnwrittenCheckpoints
+            checkpoints = kind(run_dir.checkpoints, **settings.checkpoint)
+            signals = Signals(None if processes.count == 1 else processes.largest)
+            trainer.fit(sink, checkpoints, signals, profile)
             measures = _measure(run)
             numbers = {EVAL + k: v for k, v in measures.items() if isinstance(v, float)}
             sink.write(trainer.step, settings.epochs - 1, numbers)
             wall_seconds = earlier_seconds + perf_counter() - begin
             result = assemble_result(run, measures, wall_seconds=wall_seconds, commit=commit)
-            write_json(run_dir.result, result)
+            with processes.first_alone("result"):
+                if processes.is_first:
+                    write_json(run_dir.result, result)
             log.info("%s", summary_line(result, run_dir))
     return result
+
+
+def _sink(run_dir: RunDir, trainer: Trainer, processes: Processes) -> Sink:
+    return Sink(run_dir, first_step=trainer.step) if processes.is_first else UnwrittenSink()
 
 
 def show_views(run: Run, sink: Sink) -> None:
     """The first images with views of them in TensorBoard, drawn for the picture."""
     picture_CHW = picture_of_views(
-        run.trainer.augment,
+        run.trainer.views.groups[0].augment,
         run.trainer.loader.first_images(PICTURED),
-        views=run.settings.views,
+        views=run.trainer.views.groups[0].count,
         generator=generator(run.settings.seed, "picture"),
     )
     sink.picture(run.trainer.step, "views", picture_CHW)
@@ -97,9 +114,9 @@ def _log_plan(run: Run) -> None:
         trainer.epochs,
         trainer.loader.steps_per_epoch,
         trainer.loader.batch_size,
-        trainer.views,
+        trainer.views.count,
     )
-    sizes = [trainer.view_size(epoch) for epoch in range(trainer.epochs)]
+    sizes = [trainer.views.groups[0].size(epoch) for epoch in range(trainer.epochs)]
     if any(sizes):
         runs = [(size, len(list(same))) for size, same in groupby(sizes)]
         planned = ", then ".join(f"{size} x {size} pixels (epochs: {n})" for size, n in runs)
@@ -111,7 +128,9 @@ def _log_plan(run: Run) -> None:
 def _measure(run: Run) -> dict[str, Any]:
     trainer = run.trainer
     measures = run.evaluator.measure(trainer.method.encoder)
-    own_top1 = classifier_top1(trainer.method, run.data, trainer.augment.normalize, trainer.runtime)
+    own_top1 = classifier_top1(
+        trainer.method, run.data, run.evaluator.augment.normalize, trainer.runtime
+    )
     return measures if own_top1 is None else {**measures, "classifier_top1": own_top1}
 
 
@@ -125,11 +144,12 @@ def _failures_explained(run_dir: RunDir) -> Iterator[None]:
         error.resumable = resumable
         raise
     except RequestError as error:  # too late to refuse the request: an image turns out damaged
-        raise TrainingError(str(error), resumable=resumable) from error
+        raise TrainingError(str(error), resumable=resumable).agreed_as(error) from error
     except (Interrupted, KeyboardInterrupt) as error:
         signum = error.signum if isinstance(error, Interrupted) else signal.SIGINT
         name = signal.Signals(signum).name
-        raise Interrupted(signum, f"interrupted by {name}", resumable=resumable) from error
+        said = f"interrupted by {name}"
+        raise Interrupted(signum, said, resumable=resumable).agreed_as(error) from error
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         raise TrainingError(

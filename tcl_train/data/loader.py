@@ -17,8 +17,9 @@ from tcl_train.runtime.randomness import generator
 
 
 class Batch(NamedTuple):
-    """B images (B, C, H, W), or V x B views of them, uint8, and int64 values (B,) that say which
-    belong together, both on the training device."""
+    """Images (C, H, W), or views of them, view after view, uint8, and int64 values that say which
+    belong together, both on the training device. The images are those of this process, the values
+    those of the global batch (B,)."""
 
     images_BCHW: Tensor
     labels_B: Tensor
@@ -76,6 +77,7 @@ class Loader:
         seed: int,
         device: torch.device,
         cut: Cut | None = None,
+        places: Tensor | None = None,
     ) -> None:
         if batch_size > len(split):
             raise RequestError(
@@ -93,6 +95,7 @@ class Loader:
         self.seed = seed
         self.device = device
         self.cut = cut
+        self.places = torch.arange(batch_size) if places is None else places
         self.steps_per_epoch = len(split) // batch_size
 
     def epoch(self, epoch: int, first_batch: int = 0) -> Iterator[Batch]:
@@ -109,14 +112,15 @@ class Loader:
             yield Batch(images_BCHW, labels_B)
 
     def _images(self, batches: Sequence[Tensor], epoch: int, first_batch: int) -> Iterator[Tensor]:
+        own = [index_B[self.places] for index_B in batches]
         if self.cut is None:
-            return self.images.batches(batches, self.device)
+            return self.images.batches(own, self.device)
         first_step = epoch * self.steps_per_epoch + first_batch
         numbers = (
-            self.cut.numbers(len(index_B), self.seed, "crop", first_step + i)
+            self.cut.numbers(len(index_B), self.seed, "crop", first_step + i)[:, self.places]
             for i, index_B in enumerate(batches)
         )
-        return self._cut(batches, numbers, epoch)
+        return self._cut(own, numbers, epoch)
 
     def _cut(
         self, batches: Sequence[Tensor], numbers: Iterable[Tensor], epoch: int

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
-from torch.profiler import record_function
 
-from tcl_train.data.augment import Augment
 from tcl_train.data.loader import Batch, Loader
+from tcl_train.data.views import ViewPlan
+from tcl_train.engine.gradients import Gradients
 from tcl_train.engine.meter import Meter
 from tcl_train.engine.optimizers import Optimizer
 from tcl_train.engine.profile import Profile
@@ -24,7 +23,6 @@ from tcl_train.run.checkpoint import Checkpoints
 from tcl_train.run.logs import progress_bar
 from tcl_train.run.sink import Sink
 from tcl_train.runtime.device import Runtime
-from tcl_train.runtime.randomness import generator
 from tcl_train.runtime.signals import Signals
 
 log = logging.getLogger(__name__)
@@ -42,14 +40,12 @@ class Trainer:
 
     method: Method
     loader: Loader
-    augment: Augment
+    views: ViewPlan
+    gradients: Gradients
     optimizer: Optimizer
     schedule: Schedule
     runtime: Runtime
-    seed: int
     epochs: int
-    views: int
-    view_size: Callable[[int], int | None]  # by epoch; None: that of the images
     lr: float
     log_every: int
     about: dict[str, Any] = field(default_factory=dict)  # stored with each checkpoint
@@ -99,41 +95,50 @@ class Trainer:
                             f"epoch {epoch + 1}/{self.epochs}, loss {scalars['loss']:.3f}, "
                             f"{scalars['images_per_second']:.0f} images/s"
                         )
-                    if signals.received:
+                    if signals.agreed():
                         break
                 ended = self.step % per_epoch == 0
                 if ended:
                     self.say_epoch(epoch + 1, scalars)
                 due = ended and (checkpoints.due(epoch + 1) or self.step == self.total_steps)
-                stopped = signals.received
+                stopped = signals.agreed()
                 if due or stopped:
                     self.check_finite(step)
                     self.check_weights()
                     checkpoints.save(self.state_dict(), epochs_done=epoch + 1 if due else None)
                 if stopped:
                     raise Interrupted(stopped)
-            if signals.received:  # it came while the last checkpoint was written
-                raise Interrupted(signals.received)
+            stopped = signals.agreed()  # it may have come while the last checkpoint was written
+            if stopped:
+                raise Interrupted(stopped)
 
     def train_step(self, batch: Batch) -> StepOutput:
         """Views, loss, gradient, update. Nothing here waits for the device."""
-        self.set_learning_rate()
-        draw = generator(self.seed, "augment", self.step)
-        with record_function("augment"):
-            epoch = self.step // self.loader.steps_per_epoch
-            augment = self.augment.with_size(self.view_size(epoch))
-            views_NCHW = augment(batch.images_BCHW, views=self.views, generator=draw)
-        with self.runtime.autocast():
-            step = self.method(views_NCHW, batch.labels_B)
-        self.runtime.update(self.optimizer, step.loss)
+        self.set_learning_rates()
+        epoch, progress = self.step // self.loader.steps_per_epoch, self.step / self.total_steps
+        views = self.views.draw(
+            batch.images_BCHW,
+            self.loader.places,
+            batch_size=len(batch.labels_B),
+            epoch=epoch,
+            step=self.step,
+        )
+        step = self.gradients(self.method, views, batch.labels_B, progress=progress, step=self.step)
+        self.method.before_update(progress)
+        self.runtime.update(self.optimizer)
+        self.method.after_update(progress)
         self.step += 1
         self.meter.images += len(batch.labels_B)
         return step
 
-    def set_learning_rate(self) -> None:
-        factor = self.schedule(self.step, self.loader.steps_per_epoch, self.epochs)
+    def learning_rate(self, step: int) -> float:
+        return self.lr * self.schedule(step, self.loader.steps_per_epoch, self.epochs)
+
+    def set_learning_rates(self) -> None:
+        lr = self.learning_rate(self.step)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.lr * factor
+            fixed = group.get("fixed_lr", False)  # which checkpoints of earlier versions lack
+            group["lr"] = (self.lr if fixed else lr) * group.get("lr_scale", 1.0)
 
     def measure(self, step: StepOutput) -> dict[str, float]:
         """The scalars of a logging step; only here does the loop wait for the device."""
@@ -141,7 +146,11 @@ class Trainer:
         numbers = torch.stack([value.to(step.loss.dtype) for value in values.values()]).tolist()
         scalars = dict(zip(values, numbers, strict=True))
         self.check_finite(step)
-        return {**scalars, "lr": self.optimizer.param_groups[0]["lr"], **self.meter.lap()}
+        return {
+            **scalars,
+            "lr": self.learning_rate(self.step - 1),
+            **self.meter.lap(),
+        }
 
     def check_finite(self, step: StepOutput) -> None:
         if not math.isfinite(step.loss.item()):
@@ -163,13 +172,14 @@ class Trainer:
         )
 
     def say_epoch(self, epochs_done: int, scalars: dict[str, float]) -> None:
+        chance = scalars.get("chance_level")
         log.info(
-            "epoch %d/%d: loss %.4f (chance %.4f), lr %.3g, %.0f images/s, "
+            "epoch %d/%d: loss %.4f%s, lr %.3g, %.0f images/s, "
             "similarity of positives %.3f, of negatives %.3f",
             epochs_done,
             self.epochs,
             scalars["loss"],
-            scalars["chance_level"],
+            "" if chance is None else f" (chance {chance:.4f})",
             scalars["lr"],
             self.meter.total()["images_per_second"],
             scalars["positive_similarity"],

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tcl_train import checks
+from tcl_train.methods.method import Method, ParameterGroup
 
 Optimizer = torch.optim.Optimizer
 Kind = TypeVar("Kind", bound=Optimizer)
@@ -39,17 +40,24 @@ _AdamW = without_compile_guards(torch.optim.AdamW)
 def parameter_groups(
     module: nn.Module, *, weight_decay: float, decay_bias_and_norm: bool
 ) -> list[dict[str, Any]]:
-    """All trainable parameters; biases and the parameters of normalisation layers (those of one
-    dimension) form a second group without weight decay, unless `decay_bias_and_norm`."""
+    """All trainable parameters, in the groups that a method makes of them. Biases and the
+    parameters of normalisation layers (those of one dimension) form groups without weight decay,
+    unless `decay_bias_and_norm`."""
     checks.number("weight_decay", weight_decay, at_least=0)
     checks.boolean("decay_bias_and_norm", decay_bias_and_norm)
-    trainable = [p for p in module.parameters() if p.requires_grad]
-    if decay_bias_and_norm:
-        return [{"params": trainable, "weight_decay": weight_decay}]
-    groups = [
-        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+    if isinstance(module, Method):
+        of_method = module.parameter_groups()
+    else:
+        of_method = [ParameterGroup([p for p in module.parameters() if p.requires_grad])]
+    groups = []
+    for group in of_method:
+        rates = {"lr_scale": group.lr_scale, "fixed_lr": group.fixed_lr}
+        for is_vector in (False, True):
+            decays = group.decay and (decay_bias_and_norm or not is_vector)
+            params = [p for p in group.parameters if (p.ndim <= 1) == is_vector]
+            groups.append({"params": params, "weight_decay": weight_decay * decays, **rates})
+        if decay_bias_and_norm:  # one group, in the order of the parameters
+            groups[-2:] = [{**groups[-1], "params": group.parameters}]
     return [group for group in groups if group["params"]]
 
 

@@ -61,15 +61,17 @@ def apply_frozen(
     function: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """The outputs of the module (or of a function of its) for all images of a split, in order,
-    float32 (N, ...)."""
+    float32 (N, ...). Each process of the run takes a part of them, and has all afterwards."""
     function = function or module
-    index_batches = torch.arange(len(split)).split(BATCH_SIZE)
+    processes = runtime.processes
+    parts = torch.arange(len(split)).tensor_split(processes.count)
+    own = parts[processes.rank]
     outputs = []
     with frozen(module):
-        for images_BCHW in split.images.batches(index_batches, runtime.device):
+        for images_BCHW in split.images.batches(own.split(BATCH_SIZE), runtime.device):
             with runtime.autocast():
                 outputs.append(function(normalize(images_BCHW)).float())
-    return torch.cat(outputs)
+    return processes.concatenate(torch.cat(outputs), [len(part) for part in parts])
 
 
 def extract(encoder: nn.Module, split: Split, normalize: Normalize, runtime: Runtime) -> Features:

@@ -8,10 +8,13 @@ from torch import nn
 
 from tcl_train import checks
 from tcl_train.data.loader import Loader, cut_where_read
+from tcl_train.data.shares import Shares
+from tcl_train.data.views import ViewGroup, ViewPlan
 from tcl_train.engine.schedule import Cosine
 from tcl_train.evaluation.features import accuracy, frozen
 from tcl_train.evaluation.probe import ProbeInput, ProbeResult
-from tcl_train.runtime.randomness import derive, generator
+from tcl_train.runtime.processes import ALONE
+from tcl_train.runtime.randomness import derive
 
 
 class SGDProbe:
@@ -45,6 +48,9 @@ class SGDProbe:
         seed = derive(given.seed, "sgd-probe")
         batch_size = min(self.batch_size or given.batch_size, len(given.train_split))
         cut, augment = cut_where_read(given.augment, given.train_split, 1, lambda _: None)
+        processes = given.runtime.processes
+        divided = batch_size % processes.count == 0  # or each process takes the whole batch
+        shares = Shares(batch_size, processes=processes if divided else ALONE)
         loader = Loader(
             given.train_split,
             batch_size=batch_size,
@@ -52,7 +58,9 @@ class SGDProbe:
             seed=seed,
             device=given.runtime.device,
             cut=cut,
+            places=shares.places(),
         )
+        views = ViewPlan([ViewGroup(augment=augment, count=1, size=lambda _: None)], seed=seed)
         classifier = nn.Linear(given.train.x_ND.shape[1], given.num_classes)
         nn.init.zeros_(classifier.weight)
         nn.init.zeros_(classifier.bias)
@@ -68,10 +76,13 @@ class SGDProbe:
             for images_BCHW, labels_B in loader.epoch(epoch):
                 factor = self.schedule(step, loader.steps_per_epoch, self.epochs)
                 optimizer.param_groups[0]["lr"] = self.lr * factor
-                draw = generator(seed, "augment", step)
-                views_NCHW = augment(images_BCHW, views=1, generator=draw)
+                drawn = views.draw(
+                    images_BCHW, loader.places, batch_size=batch_size, epoch=epoch, step=step
+                )
+                (views_NCHW,) = drawn.of(slice(0, len(loader.places)))
                 with frozen(given.encoder), given.runtime.autocast():
-                    features_ND = given.encoder(views_NCHW).float()
+                    own_ND = given.encoder(views_NCHW).float()
+                features_ND = shares.processes.gather(own_ND).flatten(0, 1)
                 loss = F.cross_entropy(classifier(features_ND), labels_B)
                 optimizer.zero_grad()
                 loss.backward()

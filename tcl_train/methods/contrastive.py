@@ -8,7 +8,7 @@ from torch.profiler import record_function
 
 from tcl_train.losses import PairLoss, gradient_response
 from tcl_train.methods.diagnostics import count_single
-from tcl_train.methods.method import Method, StepOutput, labels_of_views
+from tcl_train.methods.method import Embeddings, Method, StepOutput, Views, labels_of_views
 from tcl_train.models.encoder import Encoder
 
 
@@ -26,12 +26,17 @@ class Contrastive(Method):
         super().__init__()
         self.encoder, self.projector, self.loss = encoder, projector, loss
 
-    def forward(self, views_NCHW: Tensor, labels_B: Tensor) -> StepOutput:
+    def embed(self, views: Views) -> Embeddings:
         with record_function("encode"):
-            z_ND = self.projector(self.encoder(views_NCHW))
+            rows = [self.projector(self.encoder(views_NCHW)) for views_NCHW in views]
+            return {"z_ND": rows[0] if len(rows) == 1 else torch.cat(rows)}
+
+    def compute_loss(self, embeddings: Embeddings, labels_B: Tensor, progress: float) -> StepOutput:
+        z_ND = embeddings["z_ND"]
         labels_N = labels_of_views(labels_B, len(z_ND))
         with record_function("loss"):
-            return StepOutput(self.loss(*self.rows_of_loss(z_ND, labels_N)), z_ND, labels_N)
+            loss = self.loss(*self.rows_of_loss(z_ND, labels_N))
+        return StepOutput(loss, z_ND, labels_N, progress=progress)
 
     def rows_of_loss(self, z_ND: Tensor, labels_N: Tensor) -> tuple[Tensor, Tensor]:
         """The rows between which the loss is taken, and their labels."""

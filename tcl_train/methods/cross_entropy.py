@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor, nn
 from torch.profiler import record_function
 
-from tcl_train.methods.method import Method, StepOutput, labels_of_views
+from tcl_train.methods.method import Embeddings, Method, StepOutput, Views, labels_of_views
 from tcl_train.models.encoder import Encoder
 
 
@@ -28,12 +29,17 @@ class CrossEntropyClassifier(Method):
         self.encoder, self.loss = encoder, loss
         self.classifier = nn.Linear(encoder.feature_dim, num_classes)
 
-    def forward(self, views_NCHW: Tensor, labels_B: Tensor) -> StepOutput:
+    def embed(self, views: Views) -> Embeddings:
         with record_function("encode"):
-            rows_ND = self.encoder(views_NCHW)
+            rows = [self.encoder(views_NCHW) for views_NCHW in views]
+            return {"rows_ND": rows[0] if len(rows) == 1 else torch.cat(rows)}
+
+    def compute_loss(self, embeddings: Embeddings, labels_B: Tensor, progress: float) -> StepOutput:
+        rows_ND = embeddings["rows_ND"]
         labels_N = labels_of_views(labels_B, len(rows_ND))
         with record_function("loss"):
-            return StepOutput(self.loss(self.classifier(rows_ND), labels_N), rows_ND, labels_N)
+            loss = self.loss(self.classifier(rows_ND), labels_N)
+        return StepOutput(loss, rows_ND, labels_N, progress=progress)
 
     def predict(self, images_NCHW: Tensor) -> Tensor:
         """Scores (N, classes) of normalised images."""

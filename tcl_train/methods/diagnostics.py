@@ -5,6 +5,8 @@ N: rows; D: embedding dimensions; K: distinct labels in the batch.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -50,14 +52,16 @@ def count_single(labels_N: Tensor) -> Tensor:
     return (size_K == 1).sum()
 
 
-def collapse_warning(scalars: dict[str, float]) -> str | None:
-    """A warning when the embeddings have collapsed or nothing is learned yet, else None."""
+def collapse_warning(scalars: Mapping[str, float]) -> str | None:
+    """A warning when the embeddings have collapsed or nothing is learned yet, else None. Scalars
+    that a method does not have are not looked at."""
     advice = (
         "lower lr, warm up (scheduler.warmup_epochs=10), raise tau or batch_size, or weaken augment"
     )
-    if scalars["anchors_without_positives"] == scalars.get("anchors"):
+    anchors = scalars.get("anchors")
+    if anchors is not None and scalars["anchors_without_positives"] == anchors:
         return (
-            f"none of the {scalars['anchors']:.0f} rows of the batch has a positive, so that "
+            f"none of the {anchors:.0f} rows of the batch has a positive, so that "
             "nothing is trained; give views=2 or more, a larger batch_size or fewer classes"
         )
     if scalars["embedding_spread"] < COLLAPSED_SPREAD:
@@ -65,9 +69,10 @@ def collapse_warning(scalars: dict[str, float]) -> str | None:
             f"the embeddings have collapsed (spread {scalars['embedding_spread']:.4f} of 1): "
             f"all images look alike to the loss; {advice}"
         )
-    if abs(scalars["loss"] - scalars["chance_level"]) < NEAR_CHANCE * scalars["chance_level"]:
+    chance = scalars.get("chance_level")
+    if chance is not None and abs(scalars["loss"] - chance) < NEAR_CHANCE * chance:
         return (
             f"the loss ({scalars['loss']:.4f}) is within 1 % of its chance level "
-            f"({scalars['chance_level']:.4f}): nothing is learned yet; if it stays there, {advice}"
+            f"({chance:.4f}): nothing is learned yet; if it stays there, {advice}"
         )
     return None

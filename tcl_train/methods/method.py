@@ -1,12 +1,13 @@
 """What every method has in common.
 
-B: images; V: views; N = V x B rows; C, H, W: channels, rows, columns; D: embedding dimensions.
+B: images of the global batch; V: views; N = V x B rows; C, H, W: channels, rows, columns; D:
+embedding dimensions.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -14,18 +15,48 @@ from torch import Tensor, nn
 from tcl_train.methods.diagnostics import embedding_statistics
 from tcl_train.models.encoder import Encoder
 
+Views = Sequence[Tensor]  # by size: a tensor (V x B, C, H, W) each, view after view
+Embeddings = dict[str, Tensor]  # by name: (V x B, ...), view after view
+
 
 class StepOutput(NamedTuple):
-    """A step's loss, and the rows and labels that diagnostics look at (detached by them)."""
+    """A step's loss, and what diagnostics look at.
+
+    rows_ND, labels_N: embeddings and which of them belong together. scalars: further numbers to
+    log. progress: of the run, from 0 to 1.
+    """
 
     loss: Tensor
     rows_ND: Tensor
     labels_N: Tensor
+    scalars: Mapping[str, Tensor] = {}
+    progress: float = 0.0
+
+
+class ParameterGroup(NamedTuple):
+    """Parameters that are updated alike.
+
+    lr_scale: factor on the learning rate. fixed_lr: whether the rate stays at its peak while that
+    of the others follows the schedule. decay: whether there is weight decay.
+    """
+
+    parameters: list[nn.Parameter]
+    lr_scale: float = 1.0
+    fixed_lr: bool = False
+    decay: bool = True
 
 
 class Method(nn.Module, ABC):
-    """An encoder and what trains it. `forward` takes the views of a batch, view after view, and
-    the labels of its images.
+    """An encoder and what trains it. A step is
+
+        embeddings = method.embed(views)                 # row by row
+        output = method.compute_loss(embeddings, labels_B, progress)   # over the global batch
+        (gradients)    method.before_update(progress)
+        (update)       method.after_update(progress)
+
+    `embed` may be called for a part of the batch at a time, in this process or in several: its
+    outputs are put together in the order of the images, view after view, before the loss sees them.
+    Parameters may be used in either. Progress runs from 0 at the first step to 1.
 
     needs_labels: whether it cannot learn without labels.
     predict: scores (N, classes) of normalised images, for a method that trains a classifier.
@@ -36,17 +67,40 @@ class Method(nn.Module, ABC):
     predict: Callable[[Tensor], Tensor] | None = None
 
     @abstractmethod
-    def forward(self, views_NCHW: Tensor, labels_B: Tensor) -> StepOutput: ...
+    def embed(self, views: Views) -> Embeddings:
+        """What the loss needs to know of each view."""
 
     @abstractmethod
-    def chance_level(self, step: StepOutput) -> Tensor:
-        """The loss of a model whose embeddings are all equal."""
+    def compute_loss(
+        self, embeddings: Embeddings, labels_B: Tensor, progress: float
+    ) -> StepOutput: ...
+
+    def forward(self, views: Tensor | Views, labels_B: Tensor, progress: float = 0.0) -> StepOutput:
+        """Both at once, for a whole batch in one process."""
+        views = [views] if isinstance(views, Tensor) else views
+        return self.compute_loss(self.embed(views), labels_B, progress)
+
+    def before_update(self, progress: float) -> None:
+        """Called when the gradients are there."""
+
+    def after_update(self, progress: float) -> None:
+        """Called when the parameters have changed."""
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """All parameters that are trained."""
+        return [ParameterGroup([p for p in self.parameters() if p.requires_grad])]
+
+    def chance_level(self, step: StepOutput) -> Tensor | None:  # noqa: ARG002
+        """The loss of a model whose embeddings are all equal; None: not known."""
+        return None
 
     def diagnostics(self, step: StepOutput) -> dict[str, Tensor]:
         """Scalars that are logged beside the loss."""
+        level = self.chance_level(step)
         return {
-            "chance_level": self.chance_level(step),
+            **({} if level is None else {"chance_level": level}),
             **embedding_statistics(step.rows_ND, step.labels_N),
+            **step.scalars,
         }
 
 

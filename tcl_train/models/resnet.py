@@ -7,6 +7,7 @@ state dicts have torchvision's keys.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import torch.nn.functional as F
@@ -14,7 +15,10 @@ from torch import Tensor, nn
 
 from tcl_train import checks
 from tcl_train.models.encoder import Encoder
+from tcl_train.models.norm import norm_layer
 from tcl_train.models.stem import build_stem, choose_stem
+
+NormLayer = Callable[[int], nn.Module]
 
 
 def _initialise(module: nn.Module) -> None:
@@ -27,23 +31,26 @@ def _initialise(module: nn.Module) -> None:
 # ------------------------------------------------------------------ the wide family
 
 
-def wide_resnet(name: str, image_size: int, *, stem: str = "auto") -> Encoder:
+def wide_resnet(name: str, image_size: int, *, stem: str = "auto", norm: str = "batch") -> Encoder:
     """torchvision's ResNet of this name: 512 features (18, 34) or 2,048 (50, 101).
 
-    image_size: the side of the images in pixels. stem: see :mod:`tcl_train.models.stem`.
+    image_size: the side of the images in pixels. stem: see :mod:`tcl_train.models.stem`. norm: see
+    :func:`tcl_train.models.norm.norm_layer`.
 
     Raises:
-        ValueError: there is no such stem.
+        ValueError: there is no such stem or norm.
     """
     from torchvision.models import resnet  # takes two seconds; the thin family does without it
 
     stem = choose_stem(stem, image_size)
-    encoder = getattr(resnet, name)(num_classes=1)
+    encoder = getattr(resnet, name)(num_classes=1, norm_layer=norm_layer(norm))
     encoder.feature_dim = encoder.fc.in_features
     encoder.fc = nn.Identity()
     if stem != "imagenet":
         channels = encoder.conv1.out_channels
-        encoder.conv1, encoder.bn1, encoder.maxpool = build_stem(stem, image_size, channels)
+        encoder.conv1, encoder.bn1, encoder.maxpool = build_stem(
+            stem, image_size, channels, norm=norm
+        )
         _initialise(encoder.conv1)
     return encoder
 
@@ -73,11 +80,11 @@ class PooledShortcut(nn.Sequential):
     every pixel, unlike a 1x1 convolution with stride 2. He et al. 2019, "Bag of Tricks"
     (ResNet-D)."""
 
-    def __init__(self, in_channels: int, channels: int) -> None:
+    def __init__(self, in_channels: int, channels: int, norm: NormLayer) -> None:
         super().__init__(
             nn.AvgPool2d(2, ceil_mode=True),
             nn.Conv2d(in_channels, channels, 1, bias=False),
-            nn.BatchNorm2d(channels),
+            norm(channels),
         )
 
 
@@ -91,15 +98,16 @@ class ThinBlock(nn.Module):
         self,
         in_channels: int,
         channels: int,
+        norm: NormLayer,
         stride: int = 1,
         downsample: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(channels)
+        self.bn1 = norm(channels)
         self.relu = nn.ReLU(inplace=True)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(channels)
+        self.bn2 = norm(channels)
         self.downsample = downsample
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
@@ -113,10 +121,10 @@ class Widening(nn.Sequential):
     small it costs little, and a linear probe sees as many features. MobileNetV2 (Sandler et al.
     2018) ends so."""
 
-    def __init__(self, in_channels: int, channels: int) -> None:
+    def __init__(self, in_channels: int, channels: int, norm: NormLayer) -> None:
         super().__init__(
             nn.Conv2d(in_channels, channels, 1, bias=False),
-            nn.BatchNorm2d(channels),
+            norm(channels),
             nn.ReLU(inplace=True),
         )
 
@@ -130,6 +138,7 @@ class ThinResNet(Encoder):
     published) or `pool` (:class:`PooledShortcut`).
     feature_dim: with a number, a :class:`Widening` to so many channels comes before the mean; None:
     4 `width` features, as published.
+    norm: see :func:`tcl_train.models.norm.norm_layer`.
     """
 
     def __init__(
@@ -141,32 +150,37 @@ class ThinResNet(Encoder):
         width: int = 16,
         shortcut: str = "pad",
         feature_dim: int | None = None,
+        norm: str = "batch",
     ) -> None:
         super().__init__()
         checks.integer("width", width, at_least=1)
+        self.norm_layer = norm_layer(norm)
         checks.one_of("shortcut", shortcut, SHORTCUTS)
         self.shortcut = shortcut
         if feature_dim is not None:
             checks.integer("feature_dim (or null)", feature_dim, at_least=1)
         self.feature_dim = feature_dim or 4 * width
-        self.conv1, self.bn1, self.maxpool = build_stem(stem, image_size, width)
+        self.conv1, self.bn1, self.maxpool = build_stem(stem, image_size, width, norm=norm)
         self.relu = nn.ReLU(inplace=True)
         blocks = (depth - 2) // 6
         self.layer1 = self._stage(width, width, blocks, stride=1)
         self.layer2 = self._stage(width, 2 * width, blocks, stride=2)
         self.layer3 = self._stage(2 * width, 4 * width, blocks, stride=2)
-        self.widen = nn.Identity() if feature_dim is None else Widening(4 * width, feature_dim)
+        self.widen: nn.Module = nn.Identity()
+        if feature_dim is not None:
+            self.widen = Widening(4 * width, feature_dim, self.norm_layer)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         _initialise(self)
 
     def _stage(self, in_channels: int, channels: int, blocks: int, *, stride: int) -> nn.Sequential:
         shortcut: nn.Module | None = None
         if stride != 1 and self.shortcut == "pool":
-            shortcut = PooledShortcut(in_channels, channels)
+            shortcut = PooledShortcut(in_channels, channels, self.norm_layer)
         elif stride != 1:
             shortcut = PaddedShortcut(channels - in_channels)
-        first = ThinBlock(in_channels, channels, stride, shortcut)
-        return nn.Sequential(first, *(ThinBlock(channels, channels) for _ in range(blocks - 1)))
+        first = ThinBlock(in_channels, channels, self.norm_layer, stride, shortcut)
+        rest = [ThinBlock(channels, channels, self.norm_layer) for _ in range(blocks - 1)]
+        return nn.Sequential(first, *rest)
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         x_NCHW = self.maxpool(self.relu(self.bn1(self.conv1(x_NCHW))))

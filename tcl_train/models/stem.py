@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tcl_train import checks
+from tcl_train.models.norm import norm_layer
 
 STEMS = ("auto", "small", "patch", "cosine", "imagenet")
 LARGEST_IMAGE_FOR_SMALL_STEM = 64
@@ -37,18 +38,20 @@ def choose_stem(stem: str, image_size: int) -> str:
     return "small" if image_size <= LARGEST_IMAGE_FOR_SMALL_STEM else "imagenet"
 
 
-def build_stem(stem: str, image_size: int, channels: int) -> Stem:
-    """(N, 3, H, W) -> (N, channels, ...)."""
+def build_stem(stem: str, image_size: int, channels: int, *, norm: str = "batch") -> Stem:
+    """(N, 3, H, W) -> (N, channels, ...). norm: see :func:`norm_layer`."""
     stem = choose_stem(stem, image_size)
     if stem == "cosine":
+        if norm != "batch":
+            raise ValueError(f"stem=cosine normalises over the batch, got norm={norm}")
         return Stem(CosinePatches(channels), nn.Identity(), nn.Identity())
-    norm = nn.BatchNorm2d(channels)
+    layer = norm_layer(norm)(channels)
     if stem == "imagenet":
         pool = nn.MaxPool2d(3, stride=2, padding=1)
-        return Stem(nn.Conv2d(3, channels, 7, stride=2, padding=3, bias=False), norm, pool)
+        return Stem(nn.Conv2d(3, channels, 7, stride=2, padding=3, bias=False), layer, pool)
     side, stride = (3, 1) if stem == "small" else (4, 2)
     convolution = nn.Conv2d(3, channels, side, stride=stride, padding=1, bias=False)
-    return Stem(convolution, norm, nn.Identity())
+    return Stem(convolution, layer, nn.Identity())
 
 
 class CosinePatches(nn.Module):

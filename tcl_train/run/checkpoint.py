@@ -53,6 +53,13 @@ class Checkpoints:
                 old.unlink()
 
 
+class UnwrittenCheckpoints(Checkpoints):
+    """For a process that has another one write them."""
+
+    def save(self, state: dict[str, Any], *, epochs_done: int | None = None) -> None:
+        pass
+
+
 def load(path: Path, needed: Iterable[str] = ()) -> dict[str, Any]:
     """What :meth:`Checkpoints.save` wrote, on the CPU.
 

@@ -74,6 +74,22 @@ class Sink:
         self.close()
 
 
+class UnwrittenSink(Sink):
+    """For a process that has another one write the numbers."""
+
+    def __init__(self) -> None:
+        self.is_new = False
+
+    def write(self, step: int, epoch: int, scalars: Mapping[str, float]) -> None:
+        pass
+
+    def picture(self, step: int, name: str, image_CHW: Tensor) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 def _summary_writer(folder: str, purge_step: int | None) -> Any:
     """None, with a warning, for a folder whose name TensorBoard cannot encode."""
     try:

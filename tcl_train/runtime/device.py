@@ -15,6 +15,8 @@ from torch.profiler import record_function
 
 from tcl_train.errors import RequestError
 from tcl_train.runtime.half_precision import use_float32_where_half_is_wrong
+from tcl_train.runtime.processes import ALONE, Processes
+from tcl_train.runtime.randomness import derive, seeded
 from tcl_train.runtime.winograd import use_winograd
 
 log = logging.getLogger(__name__)
@@ -27,14 +29,19 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Runtime:
-    """One device and one precision.
+    """One device and one precision, in each of the run's processes.
 
-    `precision` and `device` hold what was chosen; the loop asks for nothing but
-    :meth:`autocast` and :meth:`update`.
+    `precision` and `device` hold what was chosen; a step asks for nothing but :meth:`autocast`,
+    :meth:`drawing`, :meth:`scaled` and :meth:`update`.
     """
 
-    def __init__(self, *, device: str, precision: str, compile: bool) -> None:
+    def __init__(
+        self, *, device: str, precision: str, compile: bool, processes: Processes = ALONE
+    ) -> None:
+        self.processes = processes
         self.device = choose_device(device)
+        if self.device.type == "cuda" and processes.count > 1:
+            self.device = own_gpu(processes)
         self.precision, why = choose_precision(precision, self.device)
         self.compile = compile
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
@@ -62,11 +69,23 @@ class Runtime:
             self.device.type, _DTYPES[self.precision], enabled=self.precision != "fp32"
         )
 
-    def update(self, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-        """Gradients of the loss, and one optimiser step."""
-        optimizer.zero_grad(set_to_none=True)
-        with record_function("backward"):
-            self._scaler.scale(loss).backward()
+    @contextmanager
+    def drawing(self, seed: int, *name: str | int) -> Iterator[None]:
+        """Layers that draw (dropout) draw as the seed and the name say, and leave no trace."""
+        with seeded(seed, *name):
+            if self.device.type != "cuda" or not torch.cuda.is_available():
+                yield
+                return
+            with torch.random.fork_rng(devices=[self.device]):
+                torch.cuda.manual_seed(derive(seed, *name))
+                yield
+
+    def scaled(self, loss: Tensor) -> Tensor:
+        """The loss to go backward from: in fp16 it is scaled, so that gradients don't vanish."""
+        return self._scaler.scale(loss)
+
+    def update(self, optimizer: torch.optim.Optimizer) -> None:
+        """One optimiser step with the gradients of a scaled loss."""
         with record_function("optimizer"):
             self._scaler.step(optimizer)
             self._scaler.update()
@@ -110,6 +129,18 @@ def choose_device(name: str) -> torch.device:
         available = ", ".join(device for device, yes in there.items() if yes)
         raise RequestError(f"device={name}: there is none on this machine; give {available}")
     return torch.device(name)
+
+
+def own_gpu(processes: Processes) -> torch.device:
+    """The GPU of this process, one each. Raises RequestError where there are too few."""
+    count = torch.cuda.device_count()
+    if processes.local_count > count:
+        raise RequestError(
+            f"{processes.local_count} processes and {count} GPUs on this machine; start at most "
+            f"{count} here (torchrun --nproc-per-node {count})"
+        )
+    torch.cuda.set_device(processes.local_rank)
+    return torch.device("cuda", processes.local_rank)
 
 
 def choose_precision(name: str, device: torch.device) -> tuple[str, str]:

@@ -39,17 +39,32 @@ class Signals:
 
     Inside :meth:`caught` the first of the STOPPING signals is remembered in `received`, and the
     training loop stops after its step; the second raises Interrupted at once.
+
+    largest: the largest of the numbers that the processes of the run give, where there are several:
+    a signal to one of them stops all after the same step. Then a second signal changes nothing,
+    since torchrun passes on to each process what the terminal has sent to it already.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, largest: Callable[[int], int] | None = None) -> None:
         self.received: int | None = None
+        self._largest = largest
+        self._agreed = 0
 
     @contextmanager
     def caught(self) -> Iterator[None]:
         with handled(STOPPING, self._receive):
             yield
 
+    def agreed(self) -> int | None:
+        """The signal that this process or another one of the run has received. All processes must
+        ask at the same step."""
+        if self._largest is None:
+            return self.received
+        if not self._agreed:
+            self._agreed = self._largest(self.received or 0)
+        return self._agreed or None
+
     def _receive(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        if self.received is not None:
+        if self.received is not None and self._largest is None:
             raise Interrupted(signum)
         self.received = signum

@@ -151,9 +151,7 @@ def ten_losses(config: DictConfig, folder: Path) -> list[float]:
     processors sum in another order, and what that makes of the last digits grows with each step,
     the faster the higher the learning rate."""
     trainer = build_run(config).trainer
-    trainer.method.double().register_forward_pre_hook(
-        lambda _, given: (given[0].double(), *given[1:])
-    )
+    trainer.method.double().encoder.register_forward_pre_hook(lambda _, given: (given[0].double(),))
     curve: list[float] = []
 
     class Keep:

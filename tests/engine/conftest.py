@@ -15,7 +15,10 @@ from torch._subclasses import FakeTensorMode
 
 from tcl_train import build as configs
 from tcl_train.data.loader import Batch
+from tcl_train.data.shares import Shares
+from tcl_train.data.views import ViewGroup, ViewPlan
 from tcl_train.engine.fit import Trainer
+from tcl_train.engine.gradients import Gradients
 from tcl_train.runtime import device as device_module
 from tcl_train.runtime.device import Runtime
 
@@ -25,6 +28,7 @@ FakeTrainer = Callable[[DictConfig, str], AbstractContextManager[tuple[Trainer, 
 
 class OneEpoch:
     steps_per_epoch = 10
+    places = torch.arange(BATCH)
 
 
 @contextmanager
@@ -47,14 +51,14 @@ def _fake_trainer(config: DictConfig, device: str) -> Iterator[tuple[Trainer, Ba
         trainer = Trainer(
             method=method,
             loader=OneEpoch(),  # type: ignore[arg-type]
-            augment=augment,
+            views=ViewPlan(
+                [ViewGroup(augment=augment, count=settings.views, size=lambda _: None)], seed=0
+            ),
+            gradients=Gradients(runtime, Shares(BATCH), seed=0),
             optimizer=configs.build_optimizer(config, method),
             schedule=configs.build_schedule(config),
             runtime=runtime,
-            seed=0,
             epochs=1,
-            views=settings.views,
-            view_size=lambda _: None,
             lr=0.1,
             log_every=1,
         )
@@ -101,8 +105,8 @@ def without_autograd(gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _make_up_gradients(trainer: Trainer) -> None:
-    """Where the optimiser would have cleared them."""
-    trainer.optimizer.zero_grad = lambda **_: None  # type: ignore[method-assign]
+    """Where a step would have cleared them."""
+    trainer.method.zero_grad = lambda **_: None  # type: ignore[method-assign]
     for p in trainer.method.parameters():
         p.grad = torch.empty_like(p)
 

@@ -17,6 +17,7 @@ from tcl_train.build import build_run
 from tcl_train.data.dataset import DataSet
 from tcl_train.engine.fit import Trainer, collapse_warning
 from tcl_train.errors import Interrupted, TrainingError
+from tcl_train.methods.method import StepOutput
 from tcl_train.run import checkpoint
 from tcl_train.run.checkpoint import Checkpoints
 from tcl_train.runtime.signals import Signals
@@ -151,7 +152,7 @@ def test_the_seed_decides_the_order_and_the_augmentation(
 ) -> None:
     """Each by itself, from the same weights."""
     one, other = new_trainer(epochs=1), new_trainer(epochs=1)
-    (other.loader if drawn == "order" else other).seed = 2
+    (other.loader if drawn == "order" else other.views).seed = 2
     curves = [fit(trainer, checkpoints).curve("loss") for trainer in (one, other)]
     assert curves[0][0] != curves[1][0]
 
@@ -185,7 +186,13 @@ def test_the_scalars_are_those_of_the_step(
 ) -> None:
     trainer = new_trainer(epochs=1)
     steps: list[Any] = []
-    trainer.method.register_forward_hook(lambda *given: steps.append(given[2]))
+    gradients = trainer.gradients
+
+    def remembered(*args: Any, **keys: Any) -> StepOutput:
+        steps.append(gradients(*args, **keys))
+        return steps[-1]
+
+    trainer.gradients = remembered  # type: ignore[assignment]
     written = fit(trainer, checkpoints)
     assert written.curve("loss") == [step.loss.item() for step in steps]
     unit_ND = torch.nn.functional.normalize(steps[-1].rows_ND.detach().double())
@@ -281,7 +288,7 @@ def test_a_checkpoint_that_lacks_something_is_refused(
 
 
 def signal_at(trainer: Trainer, step: int) -> None:
-    trainer.method.register_forward_hook(
+    trainer.method.encoder.register_forward_hook(
         lambda *_: signal.raise_signal(signal.SIGTERM) if trainer.step == step - 1 else None
     )
 
@@ -381,7 +388,7 @@ def test_a_signal_after_the_loss_broke_does_not_replace_the_good_checkpoint(
 ) -> None:
     trainer = new_trainer(log_every=100)
     break_loss(trainer, STEPS + 1, float("nan"))
-    trainer.method.register_forward_hook(
+    trainer.method.encoder.register_forward_hook(
         lambda *_: signal.raise_signal(signal.SIGINT) if trainer.step == STEPS + 1 else None
     )
     with pytest.raises(TrainingError):
@@ -398,8 +405,8 @@ def test_weights_that_are_not_finite_do_not_replace_the_good_checkpoint(
     trainer = new_trainer(epochs=3)
     update = trainer.runtime.update
 
-    def update_and_break(optimizer: Any, loss: torch.Tensor) -> None:
-        update(optimizer, loss)
+    def update_and_break(optimizer: Any) -> None:
+        update(optimizer)
         if trainer.step == 2 * STEPS - 1:
             with torch.no_grad():
                 next(trainer.method.encoder.parameters()).fill_(float("nan"))

@@ -104,8 +104,8 @@ def test_only_encoder_and_projector_are_saved():
     assert kept == {"encoder", "projector"}
 
 
-def test_a_step_is_a_loss_rows_and_labels():
-    assert StepOutput._fields == ("loss", "rows_ND", "labels_N")
+def test_a_step_is_a_loss_with_rows_labels_and_scalars():
+    assert StepOutput._fields == ("loss", "rows_ND", "labels_N", "scalars", "progress")
 
 
 def test_diagnostics_are_of_the_embeddings_and_of_the_losss_answer():

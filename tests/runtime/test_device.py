@@ -111,11 +111,11 @@ def runtime() -> Runtime:
     return Runtime(device="cpu", precision="fp32", compile=False)
 
 
-def test_an_update_follows_the_gradient_of_this_loss_alone(runtime: Runtime) -> None:
+def test_an_update_follows_the_gradient(runtime: Runtime) -> None:
     w = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
     optimizer = torch.optim.SGD([w], lr=0.5)
-    w.grad = torch.tensor([100.0, 100.0])  # of a step before
-    runtime.update(optimizer, (w * torch.tensor([2.0, 4.0])).sum())
+    runtime.scaled((w * torch.tensor([2.0, 4.0])).sum()).backward()
+    runtime.update(optimizer)
     assert w.tolist() == [0.0, 0.0]
 
 

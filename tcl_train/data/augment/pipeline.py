@@ -170,6 +170,22 @@ def _parts(views: range, images_BCHW: Tensor, b: int) -> Iterator[_Part]:
             yield _Part(views[i : i + 1], start, min(b, start + max(1, most)))
 
 
+def rows_of(
+    parameters: list[list[Parameters]], images: slice | Tensor, count: int
+) -> list[list[Parameters]]:
+    """What :meth:`Augment.draw` gave for `count` images, for some of them."""
+    return [
+        [
+            {
+                name: value.unflatten(0, (-1, count))[:, images].flatten(0, 1)
+                for name, value in drawn.items()
+            }
+            for drawn in of_kind
+        ]
+        for of_kind in parameters
+    ]
+
+
 def _rows(parameters: Parameters, first: int, count: int, of: int) -> Parameters:
     if count == of:
         return parameters

@@ -1,0 +1,255 @@
+"""Several processes that train as one.
+
+`torchrun` starts them and says which is which. They talk by torch.distributed (gloo between CPUs,
+NCCL between GPUs) and leave each other notes in its store. A single process is the same with nobody
+to talk to.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from tcl_train.errors import CommandError, Interrupted, RequestError, TrainingError
+
+SECONDS_BETWEEN_LOOKS = 0.05
+SECONDS_TO_SAY_WHY = 3.0  # for a process that has ended, to have left a note
+FAILURE = "failure"
+SPEAKER = "speaker"
+KNOWN = "known"  # by how many processes
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process's place (`rank`) among `count`; `local_rank` among those of its machine."""
+
+    rank: int = 0
+    count: int = 1
+    local_rank: int = 0
+    local_count: int = 1
+    store: Any = None
+    _asked: dict[str, int] = field(default_factory=dict, compare=False)
+
+    @property
+    def is_first(self) -> bool:
+        """Only the first one writes, downloads and prints."""
+        return self.rank == 0
+
+    # -------------------------------------------------------------- tensors
+
+    def gather(self, x: Tensor) -> Tensor:
+        """The tensors of all processes, by rank: (count, *shape)."""
+        if self.count == 1:
+            return x[None]
+        result = x.new_empty(self.count * len(x), *x.shape[1:])
+        _all_gather(result, x.contiguous())
+        return result.unflatten(0, (self.count, -1))
+
+    def concatenate(self, rows: Tensor, counts: list[int]) -> Tensor:
+        """The rows of all processes, of which each has so many; they may differ by one."""
+        if self.count == 1:
+            return rows
+        padded = rows.new_zeros(max(counts), *rows.shape[1:])
+        padded[: len(rows)] = rows
+        parts = self.gather(padded)
+        return torch.cat([part[:n] for part, n in zip(parts, counts, strict=True)])
+
+    def add_up(self, tensors: list[Tensor]) -> None:
+        """Replaces each tensor by its sum over the processes."""
+        if self.count == 1:
+            return
+        for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
+            same = [tensor for tensor in tensors if tensor.dtype == dtype]
+            flat = torch.cat([tensor.flatten() for tensor in same])
+            dist.all_reduce(flat)
+            for tensor, total in zip(same, flat.split([t.numel() for t in same]), strict=True):
+                tensor.copy_(total.view_as(tensor))
+
+    # -------------------------------------------------------------- agreeing
+
+    def largest(self, value: int) -> int:
+        """The largest value that any process gave."""
+        if self.count == 1:
+            return value
+        agreed = torch.tensor(value)
+        dist.all_reduce(agreed, op=dist.ReduceOp.MAX)
+        return int(agreed)
+
+    def from_first(self, name: str, value: str) -> str:
+        """What the first process gave for this name."""
+        if self.count == 1:
+            return value
+        key = self._key(name)
+        if self.is_first:
+            self.store.set(key, value)
+            return value
+        return self._wait_for(key)
+
+    @contextmanager
+    def first_alone(self, name: str) -> Iterator[None]:
+        """The first process carries out the block while the others wait for it; then they do."""
+        if self.count == 1:
+            yield
+            return
+        key = self._key(name)
+        if not self.is_first:
+            self._wait_for(key)
+        yield
+        if self.is_first:
+            self.store.set(key, "done")
+
+    def _key(self, name: str) -> str:
+        """A new one each time; all processes ask in the same order."""
+        self._asked[name] = self._asked.get(name, 0) + 1
+        return f"{name} {self._asked[name]}"
+
+    def _wait_for(self, key: str) -> str:
+        while not self.store.check([key]):
+            failure = self._failure()
+            if failure is not None:
+                raise failure
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+        return self.store.get(key).decode()
+
+    # -------------------------------------------------------------- failing
+
+    @contextmanager
+    def failing_together(self) -> Iterator[None]:
+        """Whatever ends the block in one process ends it in all of them, in the same way. One of
+        them has to say so: the error of the others is `silent`."""
+        try:
+            yield
+        except (Exception, KeyboardInterrupt) as error:
+            if self.count == 1 or (isinstance(error, CommandError) and error.agreed):
+                raise
+            raise self._agree(error) from error
+
+    def _agree(self, error: BaseException) -> CommandError:
+        was_left = not isinstance(error, CommandError | KeyboardInterrupt)
+        agreed = self._failure(wait=SECONDS_TO_SAY_WHY if was_left and _is_of_peers(error) else 0)
+        if agreed is None:
+            note = _note(error, self)
+            with suppress(Exception):  # the store went with its process
+                note = json.loads(self.store.compare_set(FAILURE, "", json.dumps(note)))
+            agreed = _error_of(note, self)
+        speaker = str(self.rank)
+        with suppress(Exception):
+            speaker = self.store.compare_set(SPEAKER, "", str(self.rank)).decode()
+        with suppress(Exception):
+            self._let_others_know()
+        agreed.agreed = True
+        agreed.silent = speaker != str(self.rank)
+        return agreed
+
+    def _let_others_know(self) -> None:
+        """Ends what others may be waiting for, and keeps the store, which may be the first
+        process's, until they have read it."""
+        self.store.add(KNOWN, 1)
+        if dist.is_initialized() and not torch.cuda.is_available():  # NCCL might wait here
+            dist.destroy_process_group()
+        end = time.monotonic() + SECONDS_TO_SAY_WHY
+        while self.is_first and self.store.add(KNOWN, 0) < self.count and time.monotonic() < end:
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+
+    def _failure(self, wait: float = 0) -> CommandError | None:
+        """The error that a process has noted."""
+        end = time.monotonic() + wait
+        while True:
+            with suppress(Exception):
+                if self.store.check([FAILURE]):
+                    return _error_of(json.loads(self.store.get(FAILURE)), self)
+            if time.monotonic() >= end:
+                return None
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+ALONE = Processes()
+# Its name since torch 2.14.
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+
+
+def _is_of_peers(error: BaseException) -> bool:
+    """Whether an error may come from another process's end."""
+    return isinstance(error, RuntimeError)  # gloo raises no kind of its own
+
+
+def _note(error: BaseException, processes: Processes) -> dict[str, Any]:
+    trace = "".join(traceback.format_exception(error))
+    note = {"rank": processes.rank, "traceback": trace, "signum": 0, "resumable": None}
+    if isinstance(error, CommandError):
+        resumable = None if error.resumable is None else str(error.resumable)
+        kind = type(error).__name__
+        signum = error.signum if isinstance(error, Interrupted) else 0
+        return {**note, "kind": kind, "said": str(error), "signum": signum, "resumable": resumable}
+    if isinstance(error, KeyboardInterrupt):
+        return {**note, "kind": "Interrupted", "said": "", "signum": 2}
+    first = (str(error).splitlines() or [""])[0]
+    said = f"{type(error).__name__}: {first}"
+    if _is_of_peers(error) and "peer" in str(error):
+        said = f"another of the {processes.count} processes has ended without a message"
+    return {**note, "kind": "TrainingError", "said": said}
+
+
+def _error_of(note: Mapping[str, Any], processes: Processes) -> CommandError:
+    said = note["said"]
+    if note["rank"] not in (0, processes.rank) and note["kind"] == "TrainingError":
+        said = f"process {note['rank']} of {processes.count}: {said}"
+    resumable = None if note["resumable"] is None else Path(note["resumable"])
+    error: CommandError
+    if note["kind"] == "Interrupted":
+        error = Interrupted(note["signum"], said, resumable=resumable)
+    else:
+        kind = RequestError if note["kind"] == "RequestError" else TrainingError
+        error = kind(said, resumable=resumable)
+    if note["rank"] != processes.rank:
+        error.__cause__ = RuntimeError(f"in process {note['rank']}:\n{note['traceback']}")
+    return error
+
+
+# ------------------------------------------------------------------ those that torchrun started
+
+PLACE = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+@contextmanager
+def of_torchrun() -> Iterator[Processes]:
+    """The processes that torchrun started with this one, connected inside the block.
+
+    Raises:
+        RequestError: the environment does not say which process this is.
+    """
+    missing = [name for name in PLACE if name not in os.environ]
+    if missing:
+        raise RequestError(
+            f"WORLD_SIZE={os.environ['WORLD_SIZE']} in the environment, without "
+            f"{', '.join(missing)}; start several processes by torchrun --nproc-per-node N -m "
+            "tcl_train, or unset WORLD_SIZE"
+        )
+    from torch.distributed.rendezvous import rendezvous
+
+    store, rank, count = next(iter(rendezvous("env://")))
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=count)
+    processes = Processes(
+        rank,
+        count,
+        local_rank=int(os.environ["LOCAL_RANK"]),
+        local_count=int(os.environ["LOCAL_WORLD_SIZE"]),
+        store=dist.PrefixStore("tcl-train", store),
+    )
+    try:
+        yield processes
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()

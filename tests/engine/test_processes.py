@@ -1,0 +1,109 @@
+"""Several processes that train as one: the same losses and the same parameters as one process.
+
+The images and labels of each process are its own share of the batch, which has more of some classes
+than of others.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tcl_train.cli.choices import choices
+
+WORKER = Path(__file__).with_name("one_of_several.py")
+TOLERANCE = {"float32": 1e-5, "float64": 1e-10}
+COUNTS = {"float32": (1, 2), "float64": (1, 2, 4)}
+# At higher rates five steps make more of the last digits of float32.
+LR = {"float32": 1e-3, "float64": 0.03}
+COMMON = ("batch_size=32", "views=2")
+SETTINGS = {
+    **{f"loss {loss}": (f"loss={loss}",) for loss in choices("loss")},
+    "class rows": ("method=class_rows",),
+    "without labels": ("supervised=false", "loss=ntxent"),
+    "chunks": ("chunk_size=8",),
+    "chunks and group norm": ("chunk_size=8", "encoder.norm=group"),
+    "a last chunk that is smaller": ("chunk_size=12", "method=class_rows", "loss=supcon"),
+    "muon": ("optimizer=muon",),
+}
+pytestmark = pytest.mark.slow
+
+Trained = dict[tuple[str, str, int], dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def trained(
+    tmp_path_factory: pytest.TempPathFactory, tiny_words: Callable[..., list[str]]
+) -> Trained:
+    """What each setting gives in each precision, by the number of processes."""
+    folder = tmp_path_factory.mktemp("processes")
+    jobs = {
+        (setting, dtype): json.dumps(
+            {
+                "name": f"{setting}-{dtype}".replace(" ", "-"),
+                "words": tiny_words(*COMMON, f"lr={LR[dtype]}", *words),
+                "float64": dtype == "float64",
+            }
+        )
+        for setting, words in SETTINGS.items()
+        for dtype in TOLERANCE
+    }
+    for count in COUNTS["float64"]:
+        of_count = [job for (_, dtype), job in jobs.items() if count in COUNTS[dtype]]
+        running = [
+            subprocess.Popen(
+                [sys.executable, str(WORKER), str(folder), str(rank), str(count), *of_count],
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for rank in range(count)
+        ]
+        for process in running:
+            _, err = process.communicate(timeout=300)
+            assert process.returncode == 0, err
+    return {
+        (setting, dtype, count): torch.load(folder / f"{json.loads(job)['name']}-{count}.pt")
+        for (setting, dtype), job in jobs.items()
+        for count in COUNTS[dtype]
+    }
+
+
+def difference(one: dict[str, Any], other: dict[str, Any]) -> float:
+    """The largest of any parameter or statistic, as a share of the tensor's largest value."""
+    assert one.keys() == other.keys()
+    shares = []
+    for name in one.keys() - {"losses"}:
+        a, b = one[name].double(), other[name].double()
+        shares.append(((a - b).abs().max() / b.abs().max().clamp(min=1e-3)).item())
+    return max(shares)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "count"), [(dtype, n) for dtype, counts in COUNTS.items() for n in counts if n > 1]
+)
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_several_processes_train_as_one(
+    setting: str, dtype: str, count: int, trained: Trained
+) -> None:
+    alone, together = (trained[setting, dtype, n] for n in (1, count))
+    assert together["losses"] == pytest.approx(alone["losses"], rel=TOLERANCE[dtype])
+    assert difference(together, alone) < TOLERANCE[dtype]
+
+
+def test_the_comparison_would_see_another_run(trained: Trained) -> None:
+    one, other = (trained[f"loss {loss}", "float64", 1] for loss in ("supcon", "ntxent"))
+    assert difference(one, other) > 1e-2
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_parameters_have_moved(dtype: str, trained: Trained) -> None:
+    for setting in SETTINGS:
+        losses = trained[setting, dtype, 1]["losses"]
+        assert len(set(losses)) == len(losses), setting
