@@ -33,7 +33,7 @@ from tcl_train.data.loader import Loader, cut_where_read
 from tcl_train.data.normalize import Normalize
 from tcl_train.data.shares import Shares
 from tcl_train.data.views import ViewGroup, ViewPlan
-from tcl_train.engine.fit import Trainer
+from tcl_train.engine.fit import ON_COLLAPSE, Trainer
 from tcl_train.engine.gradients import Gradients
 from tcl_train.engine.optimizers import Optimizer
 from tcl_train.engine.schedule import Schedule, by_epoch
@@ -71,6 +71,7 @@ class Settings:
     profile: bool = False
     mirror_features: bool = False
     chunk_size: int | None = None
+    on_collapse: str = "warn"
     view_size: int | Sequence[Sequence[int]] | Mapping[int, int] | None = None
 
     def __post_init__(self) -> None:
@@ -89,6 +90,7 @@ class Settings:
         checks.boolean("deterministic", self.deterministic)
         checks.boolean("profile", self.profile)
         checks.boolean("mirror_features", self.mirror_features)
+        checks.one_of("on_collapse", self.on_collapse, ON_COLLAPSE)
         if self.chunk_size is not None:
             checks.integer("chunk_size (or null)", self.chunk_size, at_least=1)
         if not isinstance(self.checkpoint, Mapping):
@@ -251,6 +253,7 @@ def _build_trainer(
         epochs=settings.epochs,
         lr=settings.lr,
         log_every=settings.log_every,
+        on_collapse=settings.on_collapse,
         about={
             "image_size": data.image_size,
             "mean": list(data.mean),

@@ -1,10 +1,11 @@
-"""What a config may ask of the machine.
+"""What a config may ask of the machine and of the run.
 
     epochs: ${in_half_precision:30,12}
 
 is 30 where the run computes in half precision and 12 elsewhere. `precision=auto` takes half
 precision only where it is the faster one, so that a recipe that promises a time can keep it on both
-kinds of machine. The resolved values are what `config.yaml` and `result.json` hold.
+kinds of machine. `${share_of_run:5}` is 5 epochs as a share of the run's. The resolved values are
+what `config.yaml` and `result.json` hold.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from tcl_train.errors import RequestError
 def register() -> None:
     """Makes the resolvers known to OmegaConf."""
     OmegaConf.register_new_resolver("in_half_precision", in_half_precision, replace=True)
+    OmegaConf.register_new_resolver("share_of_run", share_of_run, replace=True)
 
 
 def in_half_precision(yes: Any, no: Any, *, _root_: DictConfig) -> Any:
@@ -33,3 +35,11 @@ def in_half_precision(yes: Any, no: Any, *, _root_: DictConfig) -> Any:
     except RequestError:  # the run refuses these words by itself, and says why
         return no
     return yes if precision in ("bf16", "fp16") else no
+
+
+def share_of_run(epochs: Any, *, _root_: DictConfig) -> Any:
+    """So many epochs as a share of the config's `epochs`; what is no number stays as it is."""
+    try:
+        return float(epochs) / float(_root_.epochs)
+    except (TypeError, ValueError, ZeroDivisionError):  # the run refuses these words by itself
+        return epochs

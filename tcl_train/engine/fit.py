@@ -17,7 +17,7 @@ from tcl_train.engine.optimizers import Optimizer
 from tcl_train.engine.profile import Profile
 from tcl_train.engine.schedule import Schedule
 from tcl_train.errors import Interrupted, TrainingError
-from tcl_train.methods.diagnostics import collapse_warning
+from tcl_train.methods.diagnostics import find_collapse
 from tcl_train.methods.method import Method, StepOutput
 from tcl_train.run.checkpoint import Checkpoints
 from tcl_train.run.logs import progress_bar
@@ -28,6 +28,7 @@ from tcl_train.runtime.signals import Signals
 log = logging.getLogger(__name__)
 
 NO_PROFILE = Profile()
+ON_COLLAPSE = ("warn", "stop")
 
 
 @dataclass
@@ -48,6 +49,7 @@ class Trainer:
     epochs: int
     lr: float
     log_every: int
+    on_collapse: str = "warn"
     about: dict[str, Any] = field(default_factory=dict)  # stored with each checkpoint
     step: int = 0
     meter: Meter = field(default_factory=Meter)
@@ -185,9 +187,11 @@ class Trainer:
             scalars["positive_similarity"],
             scalars["negative_similarity"],
         )
-        warning = collapse_warning(scalars)
-        if warning:
-            log.warning("epoch %d: %s", epochs_done, warning)
+        collapse = find_collapse(scalars, self.method.when_collapsed)
+        if collapse and collapse.is_certain and self.on_collapse == "stop":
+            raise TrainingError(f"epoch {epochs_done}: {collapse.words}")
+        if collapse:
+            log.warning("epoch %d: %s", epochs_done, collapse.words)
 
     def state_dict(self) -> dict[str, Any]:
         return {

@@ -24,13 +24,19 @@ class PairLoss(nn.Module, ABC):
     """A loss over the rows of a batch, `loss(z_ND, y_N)`.
 
     unit_rows: whether rows are normalised, so that similarities are cosines.
+    when_collapsed: what to change in the loss where all rows have become equal; empty: not known.
     """
 
     unit_rows = True
+    when_collapsed = ""
 
     def forward(self, z_ND: Tensor, y_N: Tensor) -> Tensor:
         check_rows(z_ND, y_N)
         return self.value(z_ND, y_N)
+
+    def at(self, progress: float) -> PairLoss:  # noqa: ARG002
+        """The loss at this share of the run, from 0 to 1, for losses that change in it."""
+        return self
 
     def rows(self, z_ND: Tensor) -> Tensor:
         """The rows of which similarities are taken, in float32 or better."""

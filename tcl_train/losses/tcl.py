@@ -59,13 +59,29 @@ def tcl_loss(z_ND: Tensor, y_N: Tensor, *, tau: float, k1: float, k2: float) -> 
 
 class TCL(PairLoss):
     """:func:`tcl_loss` with checked hyper-parameters: 1e-6 <= tau <= 1e6, 0 <= k1 <= 1e30,
-    1e-30 <= k2 <= 1e30."""
+    1e-30 <= k2 <= 1e30.
 
-    def __init__(self, tau: float = 0.1, k1: float = 5000.0, k2: float = 1.0) -> None:
+    k1_warmup: the share of the run (0 to 1) over which k1 grows linearly from 0, see :meth:`at`; 0:
+    never, as published. With few classes a large k1 pulls everything together at the start, where
+    similarities are high, and the embeddings stay collapsed.
+    """
+
+    when_collapsed = "let k1 grow (k1_warmup_epochs=1 or more) or lower k1"
+
+    def __init__(
+        self, tau: float = 0.1, k1: float = 5000.0, k2: float = 1.0, k1_warmup: float = 0.0
+    ) -> None:
         super().__init__()
         self.tau = check_temperature(tau)
         self.k1 = checks.number("k1", k1, at_least=0, at_most=LARGEST_WEIGHT)
         self.k2 = checks.number("k2", k2, at_least=1 / LARGEST_WEIGHT, at_most=LARGEST_WEIGHT)
+        name = "k1_warmup (k1_warmup_epochs / epochs)"
+        self.k1_warmup = checks.number(name, k1_warmup, at_least=0, at_most=1)
+
+    def at(self, progress: float) -> TCL:
+        if progress >= self.k1_warmup:
+            return self
+        return TCL(self.tau, self.k1 * progress / self.k1_warmup, self.k2)
 
     def value(self, z_ND: Tensor, y_N: Tensor) -> Tensor:
         return tcl_loss(z_ND, y_N, tau=self.tau, k1=self.k1, k2=self.k2)
@@ -82,4 +98,5 @@ class TCL(PairLoss):
         return log_d_N - masked_mean(logit_NM, positive_NM)
 
     def extra_repr(self) -> str:
-        return f"tau={self.tau:g}, k1={self.k1:g}, k2={self.k2:g}"
+        warmup = f", k1_warmup={self.k1_warmup:g}" if self.k1_warmup else ""
+        return f"tau={self.tau:g}, k1={self.k1:g}, k2={self.k2:g}{warmup}"

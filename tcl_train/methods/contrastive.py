@@ -25,6 +25,7 @@ class Contrastive(Method):
     ) -> None:
         super().__init__()
         self.encoder, self.projector, self.loss = encoder, projector, loss
+        self.when_collapsed = loss.when_collapsed or self.when_collapsed
 
     def embed(self, views: Views) -> Embeddings:
         with record_function("encode"):
@@ -35,7 +36,7 @@ class Contrastive(Method):
         z_ND = embeddings["z_ND"]
         labels_N = labels_of_views(labels_B, len(z_ND))
         with record_function("loss"):
-            loss = self.loss(*self.rows_of_loss(z_ND, labels_N))
+            loss = self.loss.at(progress)(*self.rows_of_loss(z_ND, labels_N))
         return StepOutput(loss, z_ND, labels_N, progress=progress)
 
     def rows_of_loss(self, z_ND: Tensor, labels_N: Tensor) -> tuple[Tensor, Tensor]:
@@ -46,12 +47,15 @@ class Contrastive(Method):
     def chance_level(self, step: StepOutput) -> Tensor:
         """The loss of the same batch with all embeddings equal; ln(N - 1) for SupCon."""
         _, labels_N = self.rows_of_loss(step.rows_ND, step.labels_N)
-        return self.loss(torch.ones(len(labels_N), 1, device=labels_N.device), labels_N)
+        equal_ND = torch.ones(len(labels_N), 1, device=labels_N.device)
+        return self.loss.at(step.progress)(equal_ND, labels_N)
 
     def diagnostics(self, step: StepOutput) -> dict[str, Tensor]:
         """Also the loss's gradient magnitudes by positives and by negatives, and how many anchors
         the loss has and leaves out."""
-        response = gradient_response(self.loss, step.rows_ND.detach(), step.labels_N)
+        response = gradient_response(
+            self.loss.at(step.progress), step.rows_ND.detach(), step.labels_N
+        )
         _, anchors_N = self.rows_of_loss(step.rows_ND, step.labels_N)
         return {
             **super().diagnostics(step),

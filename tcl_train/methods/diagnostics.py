@@ -6,6 +6,7 @@ N: rows; D: embedding dimensions; K: distinct labels in the batch.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -52,27 +53,37 @@ def count_single(labels_N: Tensor) -> Tensor:
     return (size_K == 1).sum()
 
 
-def collapse_warning(scalars: Mapping[str, float]) -> str | None:
-    """A warning when the embeddings have collapsed or nothing is learned yet, else None. Scalars
-    that a method does not have are not looked at."""
-    advice = (
-        "lower lr, warm up (scheduler.warmup_epochs=10), raise tau or batch_size, or weaken augment"
-    )
+class Collapse(NamedTuple):
+    """What the scalars of a step say, in words; `is_certain`: it does not pass by itself."""
+
+    words: str
+    is_certain: bool
+
+
+def find_collapse(scalars: Mapping[str, float], when_collapsed: str) -> Collapse | None:
+    """Whether the embeddings have collapsed or nothing is learned. Scalars that a method does not
+    have are not looked at.
+
+    when_collapsed: what to do, for the method at hand.
+    """
     anchors = scalars.get("anchors")
     if anchors is not None and scalars["anchors_without_positives"] == anchors:
-        return (
+        return Collapse(
             f"none of the {anchors:.0f} rows of the batch has a positive, so that "
-            "nothing is trained; give views=2 or more, a larger batch_size or fewer classes"
+            "nothing is trained; give views=2 or more, a larger batch_size or fewer classes",
+            is_certain=True,
         )
     if scalars["embedding_spread"] < COLLAPSED_SPREAD:
-        return (
+        return Collapse(
             f"the embeddings have collapsed (spread {scalars['embedding_spread']:.4f} of 1): "
-            f"all images look alike to the loss; {advice}"
+            f"all images look alike to the loss; {when_collapsed}",
+            is_certain=True,
         )
     chance = scalars.get("chance_level")
     if chance is not None and abs(scalars["loss"] - chance) < NEAR_CHANCE * chance:
-        return (
+        return Collapse(
             f"the loss ({scalars['loss']:.4f}) is within 1 % of its chance level "
-            f"({chance:.4f}): nothing is learned yet; if it stays there, {advice}"
+            f"({chance:.4f}): nothing is learned yet; if it stays there, {when_collapsed}",
+            is_certain=False,
         )
     return None

@@ -59,10 +59,12 @@ class Method(nn.Module, ABC):
     Parameters may be used in either. Progress runs from 0 at the first step to 1.
 
     needs_labels: whether it cannot learn without labels.
+    when_collapsed: what to do where all embeddings have become equal, as far as it was measured.
     predict: scores (N, classes) of normalised images, for a method that trains a classifier.
     """
 
     needs_labels = False
+    when_collapsed = "lower lr, or warm up (scheduler.warmup_epochs=10)"
     encoder: Encoder
     predict: Callable[[Tensor], Tensor] | None = None
 

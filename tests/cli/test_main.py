@@ -35,6 +35,13 @@ BAD_REQUESTS = {
     "a deleted setting": (["~seed"], ["seed"]),
     "k1 below its range": (["k1=-1"], ["k1", ">= 0", "-1"]),
     "tau at the end of its range": (["tau=0"], ["tau", ">= 1e-06", "got 0"]),
+    "a warm-up longer than the run": (["k1_warmup_epochs=31"], ["k1_warmup_epochs", "<= 1"]),
+    "a warm-up of another loss": (
+        ["loss=supcon", "k1_warmup_epochs=3"],
+        ["k1_warmup_epochs", "tcl"],
+    ),
+    "what to do at a collapse": (["on_collapse=cry"], ["on_collapse", "warn, stop"]),
+    "chunks of nothing": (["chunk_size=0"], ["chunk_size (or null)", ">= 1"]),
     "no epochs": (["epochs=0"], ["epochs", ">= 1", "got 0"]),
     "epochs that are no number": (["epochs=abc"], ["epochs", "whole number", "'abc'"]),
     "a value in place of settings": (["data=5"], ["data"]),
@@ -230,7 +237,7 @@ def test_going_on_with_a_finished_run_is_refused(
 def test_an_error_that_nobody_foresaw_is_one_line_too(
     refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(words: list[str]) -> int:
+    def fail(words: list[str], processes: None) -> int:
         raise ZeroDivisionError("by zero\nsecond line")
 
     monkeypatch.setattr(cli, "_train", fail)
@@ -250,7 +257,7 @@ def test_a_signal_before_anything_is_started_says_so(
     refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for signum, status in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
-        monkeypatch.setattr(cli, "_train", lambda _, s=signum: signal.raise_signal(s))
+        monkeypatch.setattr(cli, "_train", lambda *_, s=signum: signal.raise_signal(s))
         assert refused(status=status) == "interrupted; nothing was started"
 
 
@@ -313,6 +320,7 @@ def test_one_key_of_the_config_is_printed_resolved(command: Callable[..., Any]) 
         "_target_": "tcl_train.losses.TCL",
         "tau": 0.5,
         "k1": 5000.0,
+        "k1_warmup": 0.0,
         "k2": 1.0,
     }
 

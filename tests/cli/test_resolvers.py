@@ -48,3 +48,12 @@ def test_the_recipe_for_two_cpu_cores_keeps_its_time_on_both_kinds_of_cpu() -> N
     for config in (half, single):
         assert "${" not in OmegaConf.to_yaml(config)
         assert config.view_size[-1][0] < config.epochs
+
+
+@pytest.mark.parametrize(
+    ("warmup", "share"), [(0, 0.0), (5, 0.25), (2.5, 0.125), (40, 2.0), ("many", "many")]
+)
+def test_epochs_as_a_share_of_the_run(warmup: object, share: object) -> None:
+    resolvers.register()
+    config = OmegaConf.create({"epochs": 20, "w": warmup, "share": "${share_of_run:${w}}"})
+    assert config.share == share

@@ -15,8 +15,9 @@ from omegaconf import DictConfig
 
 from tcl_train.build import build_run
 from tcl_train.data.dataset import DataSet
-from tcl_train.engine.fit import Trainer, collapse_warning
+from tcl_train.engine.fit import Trainer
 from tcl_train.errors import Interrupted, TrainingError
+from tcl_train.methods.diagnostics import find_collapse
 from tcl_train.methods.method import StepOutput
 from tcl_train.run import checkpoint
 from tcl_train.run.checkpoint import Checkpoints
@@ -223,25 +224,55 @@ def scalars(**keys: float) -> dict[str, float]:
 
 
 def test_a_collapse_is_said_with_advice() -> None:
-    assert collapse_warning(scalars()) is None
-    collapsed = collapse_warning(scalars(embedding_spread=0.01))
+    assert find_collapse(scalars(), "do this") is None
+    collapsed = find_collapse(scalars(embedding_spread=0.01), "do this")
     assert collapsed is not None
-    assert "collapsed" in collapsed
-    assert "lower lr" in collapsed
-    at_chance = collapse_warning(scalars(loss=5.99))
+    assert collapsed.is_certain
+    assert "collapsed (spread 0.0100" in collapsed.words
+    assert collapsed.words.endswith("do this")
+    at_chance = find_collapse(scalars(loss=5.99), "do this")
     assert at_chance is not None
-    assert "chance level" in at_chance
-    assert collapse_warning(scalars(loss=5.9)) is None
+    assert not at_chance.is_certain
+    assert "chance level" in at_chance.words
+    assert find_collapse(scalars(loss=5.9), "do this") is None
+
+
+def test_what_a_method_does_not_measure_is_not_looked_at() -> None:
+    few = {"loss": 6.0, "embedding_spread": 0.9, "anchors_without_positives": 0.0}
+    assert find_collapse(few, "") is None
+    assert find_collapse({**few, "embedding_spread": 0.0}, "") is not None
 
 
 def test_a_batch_in_which_no_row_has_a_positive_is_said() -> None:
-    said = collapse_warning(scalars(anchors_without_positives=64.0))
+    said = find_collapse(scalars(anchors_without_positives=64.0), "")
     assert said is not None
-    assert "none of the 64 rows of the batch has a positive" in said
-    assert collapse_warning(scalars(anchors_without_positives=63.0)) is None
+    assert said.is_certain
+    assert "none of the 64 rows of the batch has a positive" in said.words
+    assert find_collapse(scalars(anchors_without_positives=63.0), "") is None
     baseline = scalars(anchors_without_positives=64.0)
     del baseline["anchors"]  # of a method without pairs
-    assert collapse_warning(baseline) is None
+    assert find_collapse(baseline, "") is None
+
+
+@pytest.mark.parametrize("on_collapse", ["warn", "stop"])
+def test_a_collapsed_run_goes_on_or_stops(
+    new_trainer: Callable[..., Trainer],
+    checkpoints: Checkpoints,
+    caplog: pytest.LogCaptureFixture,
+    on_collapse: str,
+) -> None:
+    trainer = new_trainer(on_collapse=on_collapse)
+    for part in trainer.method.projector.modules():
+        if isinstance(part, torch.nn.Linear):
+            torch.nn.init.zeros_(part.weight)
+    if on_collapse == "warn":
+        fit(trainer, checkpoints)
+        assert "k1_warmup_epochs" in caplog.text
+        assert trainer.step == 2 * STEPS
+        return
+    with pytest.raises(TrainingError, match=r"epoch 1: the embeddings have collapsed .* let k1"):
+        fit(trainer, checkpoints)
+    assert trainer.step == STEPS
 
 
 # ------------------------------------------------------------------ checkpoints

@@ -125,3 +125,20 @@ def test_diagnostics_are_of_the_embeddings_and_of_the_losss_answer():
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value.detach())
     assert not any(value.requires_grad for value in found.values())
+
+
+def test_k1_grows_with_the_run():
+    """The loss, its chance level and its answer are those of the k1 of the step."""
+    x_NCHW = views(2)
+    for progress, k1 in [(0.0, 0.0), (0.1, 25.0), (0.2, 50.0), (1.0, 50.0)]:
+        m, at_k1 = method(TCL(tau=0.5, k1=50.0, k1_warmup=0.2)), method(TCL(tau=0.5, k1=k1))
+        step, expected = m(x_NCHW, LABELS_B, progress), at_k1(x_NCHW, LABELS_B)
+        assert torch.equal(step.loss, expected.loss)
+        found, wanted = m.diagnostics(step), at_k1.diagnostics(expected)
+        for name, value in wanted.items():
+            assert torch.equal(found[name], value), name
+
+
+def test_the_advice_is_that_of_the_loss_or_of_the_method():
+    assert "k1_warmup_epochs" in method(TCL()).when_collapsed
+    assert method(SupCon()).when_collapsed == Contrastive.when_collapsed
