@@ -21,11 +21,13 @@ import torch
 from bench_record import Table
 
 from tcl_train.build import build_data, load_encoder
+from tcl_train.data.holding_out import held_out_rows
 from tcl_train.data.normalize import Normalize
 from tcl_train.evaluation.features import Features, MirrorMean, accuracy, extract
-from tcl_train.evaluation.lbfgs import LBFGSProbe, LinearClassifier, Standardise, held_out_rows
+from tcl_train.evaluation.lbfgs import LBFGSProbe, LinearClassifier, Standardise
 from tcl_train.run.directory import RunDir
 from tcl_train.runtime.device import Runtime
+from tcl_train.runtime.randomness import generator
 
 
 def features_of(run: Path, roots: list[Path]) -> list[Features]:
@@ -55,7 +57,7 @@ def main() -> None:
     given = parser.parse_args()
     train, unseen, test = features_of(given.run, [given.held, given.root])
     probe = LBFGSProbe()
-    held_N = held_out_rows(train.y_N, 0.1, seed=1)
+    held_N = held_out_rows(train.y_N, 0.1, generator(1, "held-out"))
     part = Features(train.x_ND[~held_N], train.y_N[~held_N])
     seen = Features(train.x_ND[held_N], train.y_N[held_N])
     classes = int(train.y_N.max()) + 1

@@ -28,9 +28,10 @@ from torch import nn
 
 from tcl_train import checks
 from tcl_train.data.augment import Augment
-from tcl_train.data.dataset import DataSet, ReadOptions, difference
+from tcl_train.data.dataset import DataSet, ReadOptions, Split, difference
 from tcl_train.data.loader import Loader, cut_where_read
 from tcl_train.data.normalize import Normalize
+from tcl_train.data.order import Order, build_order
 from tcl_train.data.shares import Shares
 from tcl_train.data.views import ViewGroup, ViewPlan
 from tcl_train.engine.fit import ON_COLLAPSE, Trainer
@@ -47,7 +48,7 @@ from tcl_train.run.directory import RunDir
 from tcl_train.runtime.batch_norm import use_global_statistics
 from tcl_train.runtime.device import DEVICES, PRECISIONS, Runtime, available_cpus
 from tcl_train.runtime.processes import ALONE, Processes
-from tcl_train.runtime.randomness import DRAWS, EarlierSeed, seeded
+from tcl_train.runtime.randomness import DRAWS, EarlierSeed, generator, seeded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +73,7 @@ class Settings:
     mirror_features: bool = False
     chunk_size: int | None = None
     on_collapse: str = "warn"
+    validation: float = 0
     view_size: int | Sequence[Sequence[int]] | Mapping[int, int] | None = None
 
     def __post_init__(self) -> None:
@@ -90,6 +92,7 @@ class Settings:
         checks.boolean("deterministic", self.deterministic)
         checks.boolean("profile", self.profile)
         checks.boolean("mirror_features", self.mirror_features)
+        checks.number("validation", self.validation, at_least=0, below=1)
         checks.one_of("on_collapse", self.on_collapse, ON_COLLAPSE)
         if self.chunk_size is not None:
             checks.integer("chunk_size (or null)", self.chunk_size, at_least=1)
@@ -195,6 +198,7 @@ def build_run(
             data = build_data(
                 config, supervised=settings.supervised, local_processes=processes.local_count
             )
+    data = _with_validation(data, settings)
     trainer = _build_trainer(config, settings, loss=loss, data=data, runtime=runtime)
     if state is not None:
         _check_same_data(state, trainer)
@@ -211,6 +215,12 @@ def build_run(
         mirror_features=settings.mirror_features,
     )
     return Run(config=config, settings=settings, data=data, trainer=trainer, evaluator=evaluator)
+
+
+def _with_validation(data: DataSet, settings: Settings) -> DataSet:
+    with _as_request_error(""):
+        g = generator(settings.seed, "validation")
+        return data.with_validation(settings.validation, g)
 
 
 def _build_trainer(
@@ -235,6 +245,7 @@ def _build_trainer(
         device=runtime.device,
         cut=cut,
         places=shares.places(),
+        order=_epoch_order(config, settings, data.pretrain),
     )
     encoder = build_encoder(config, image_size=data.image_size)
     method = build_method(config, encoder=encoder, loss=loss, num_classes=len(data.classes))
@@ -262,6 +273,23 @@ def _build_trainer(
             "data": data.fingerprint(),
         },
     )
+
+
+def _epoch_order(config: DictConfig, settings: Settings, split: Split) -> Order:
+    name = config.data.get("sampler", "shuffle")  # which runs of earlier versions lack
+    per_class = config.data.get("images_per_class", None)
+    with _as_request_error(""):
+        if name == "classes" and per_class and settings.batch_size % per_class:
+            raise ValueError(
+                f"batch_size={settings.batch_size} is no multiple of data.images_per_class="
+                f"{per_class}"
+            )
+        return build_order(
+            name,
+            images_per_class=per_class,
+            count=len(split),
+            labels_N=split.labels_N if settings.supervised else None,
+        )
 
 
 def _check_same_data(state: dict[str, Any], trainer: Trainer) -> None:
@@ -309,7 +337,7 @@ def build_evaluation(config: DictConfig, path: Path) -> Evaluation:
     state = checkpoint.load(path, needed=ENCODER_PARTS)
     encoder = _restore_encoder(config, state)
     runtime = Runtime(device=settings.device, precision=settings.precision, compile=False)
-    data = build_data(config, supervised=True)
+    data = _with_validation(build_data(config, supervised=True), settings)
     image_size = state["about"]["image_size"]
     evaluator = Evaluator(
         data=data,

@@ -11,6 +11,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from tcl_train import build as configs
+from tcl_train.data.dataset import DataSet
 from tcl_train.errors import RequestError
 from tcl_train.models import resnet8
 
@@ -224,6 +225,16 @@ def test_the_encoder_is_built_for_the_size_of_the_images(tiny: DictConfig) -> No
     assert configs.build_encoder(tiny, image_size=64).conv1.stride == (1, 1)
     assert configs.build_encoder(tiny, image_size=65).conv1.stride == (2, 2)
     assert configs.build_encoder(tiny, image_size=8).feature_dim == resnet8(8, width=4).feature_dim
+
+
+def test_batches_by_class_have_positives(
+    compose_tiny: Callable[..., DictConfig], few_digits: DataSet
+) -> None:
+    config = compose_tiny("data.sampler=classes", "data.images_per_class=8", "batch_size=32")
+    loader = configs.build_run(config, data=few_digits).trainer.loader
+    for batch in loader.epoch(0):
+        groups_GK = batch.labels_B.view(-1, 8)
+        assert (groups_GK == groups_GK[:, :1]).all()
 
 
 # ------------------------------------------------------------------ reading data

@@ -106,6 +106,7 @@ CHANGEABLE_ON_RESUME = (
     *("device", "compile", "log_every", "profile", "checkpoint", "data", TRUST),
     "resume",
 )
+DECIDES_NUMBERS = ("data.sampler", "data.images_per_class")  # all the same
 
 
 def resumed_config(stored: DictConfig, overrides: Sequence[str]) -> DictConfig:
@@ -133,7 +134,7 @@ def resumed_config(stored: DictConfig, overrides: Sequence[str]) -> DictConfig:
         root = key.split(".")[0]
         if (
             key == DATASET_ROOT
-            or root in CHANGEABLE_ON_RESUME
+            or (root in CHANGEABLE_ON_RESUME and key not in DECIDES_NUMBERS)
             or root == "hydra"
             or root.startswith("hydra/")
         ):

@@ -65,6 +65,7 @@ def about_data(name: str, data: DataSet) -> dict[str, Any]:
         "dataset_root": data.root,
         "test_split": data.test_split,
         "num_train": len(data.train if data.train is not None else data.pretrain),
+        "num_validation": 0 if data.validation is None else len(data.validation),
         "num_test": 0 if data.test is None else len(data.test),
         "num_classes": len(data.classes),
         "left_out": list(data.left_out),
@@ -80,6 +81,8 @@ def summary_line(result: dict[str, Any], run_dir: RunDir) -> str:
         f"on {result['num_test']} test images of {result['dataset']}",
         f"kNN {result['knn_top1']:.2f} %",
     ]
+    if result["val_top1"] is not None:
+        parts.append(f"{result['val_top1']:.2f} % of {result['num_validation']} validation images")
     if result["random_encoder_top1"] is not None:
         parts.append(f"untrained encoder {result['random_encoder_top1']:.2f} %")
     if "classifier_top1" in result:

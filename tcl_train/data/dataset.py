@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from tcl_train import checks
+from tcl_train.data.holding_out import held_out_rows
 from tcl_train.data.images import Images
 from tcl_train.errors import few
 
@@ -55,17 +57,23 @@ class Split:
     def __len__(self) -> int:
         return len(self.images)
 
+    def chosen(self, places_M: Tensor) -> Split:
+        """The images at these places, with their labels."""
+        labels_M = None if self.labels_N is None else self.labels_N[places_M]
+        return Split(self.images.chosen(places_M), labels_M)
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataSet:
     """A data set ready for training.
 
-    pretrain: what pretraining sees. train, test: labelled, what the evaluation sees; both None
-    for a folder of unlabelled images. image_size: the side of the views that encoders take, in
-    pixels (images may be stored larger). mean, std: of the pixel values in [0, 1], one per channel.
-    root: the folder that was read, in full; None: none was. test_split: where the test images come
-    from, in words; None: the data set's own test split. left_out: the damaged files that were
-    skipped, with the reasons.
+    pretrain: what pretraining sees; it is `train`, or begins with the images of `train`. train,
+    test: labelled, what the evaluation sees; both None for a folder of unlabelled images.
+    validation: labelled training images that neither pretraining nor probes see; None: none.
+    image_size: the side of the views that encoders take, in pixels (images may be stored larger).
+    mean, std: of the pixel values in [0, 1], one per channel. root: the folder that was read, in
+    full; None: none was. test_split: where the test images come from, in words; None: the data
+    set's own test split. left_out: the damaged files that were skipped, with the reasons.
     """
 
     pretrain: Split
@@ -78,11 +86,32 @@ class DataSet:
     root: str | None = None
     test_split: str | None = None
     left_out: tuple[str, ...] = ()
+    validation: Split | None = None
 
     def __post_init__(self) -> None:
         for name in ("mean", "std"):
             values = tuple(checks.several(name, getattr(self, name)))
             object.__setattr__(self, name, values)  # as a frozen dataclass does
+
+    def with_validation(self, share: float, g: torch.Generator) -> DataSet:
+        """With a share of the training images, evenly from each class, as `validation`.
+
+        Raises:
+            ValueError: they have no labels.
+        """
+        if share == 0:
+            return self
+        if self.train is None or self.train.labels_N is None:
+            raise ValueError(f"validation={share:g} needs labels and these images have none")
+        held_N = held_out_rows(self.train.labels_N, share, g)
+        kept_M = (~held_N).nonzero()[:, 0]
+        train = self.train.chosen(kept_M)
+        pretrain = train
+        if self.pretrain is not self.train:
+            further = torch.arange(len(self.train), len(self.pretrain))
+            pretrain = self.pretrain.chosen(torch.cat([kept_M, further]))
+        validation = self.train.chosen(held_N.nonzero()[:, 0])
+        return replace(self, pretrain=pretrain, train=train, validation=validation)
 
     def fingerprint(self) -> dict[str, Any]:
         """What a run can be compared with when it is resumed: classes, counts, size, and a digest

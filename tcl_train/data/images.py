@@ -43,6 +43,10 @@ class Images(Protocol):
         """Names the content, wherever it lies: KIND:HEX, of `pixels` or `files`."""
         ...
 
+    def chosen(self, places_M: Tensor) -> Images:
+        """The images at these places."""
+        ...
+
 
 class ArrayImages:
     """Images in memory. They move to the training device at the first use and stay there, unless
@@ -77,6 +81,9 @@ class ArrayImages:
         if self._digest is None:
             self._digest = array_digest(self.images_NCHW.cpu().numpy())
         return self._digest
+
+    def chosen(self, places_M: Tensor) -> ArrayImages:
+        return ArrayImages(self.images_NCHW[places_M.to(self.images_NCHW.device)])
 
 
 SHARE_OF_FREE_MEMORY = 0.5  # of a GPU's, for images; the rest is for training
@@ -184,6 +191,12 @@ class FileImages:
 
     def digest(self) -> str:
         return self._digest
+
+    def chosen(self, places_M: Tensor) -> FileImages:
+        paths = [self.paths[i] for i in places_M.tolist()]
+        named = hashlib.blake2b(self._digest.encode(), digest_size=16)
+        named.update(places_M.numpy().tobytes())
+        return FileImages(paths, self.size, self.workers, f"files:{named.hexdigest()}")
 
 
 class _Requests:

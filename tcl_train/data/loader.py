@@ -1,4 +1,4 @@
-"""The order in which pretraining sees images: a function of (seed, epoch)."""
+"""The batches of an epoch: a function of (seed, epoch)."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from tcl_train.data.augment import Augment, RandomResizedCrop
 from tcl_train.data.dataset import Split
 from tcl_train.data.images import FileImages
+from tcl_train.data.order import Order, Shuffled
 from tcl_train.errors import RequestError
 from tcl_train.runtime.randomness import generator
 
@@ -58,8 +59,8 @@ def cut_where_read(
 
 
 class Loader:
-    """Shuffled batches of one size; the incomplete last batch of an epoch is dropped; it holds
-    other images each epoch.
+    """Batches of one size, in an order that may be given (:mod:`tcl_train.data.order`), else
+    shuffled; the incomplete last batch of an epoch is dropped; it holds other images each epoch.
 
     With supervised=False every image has a value of its own and no label is read. With `cut` a
     batch holds views, view after view (V x B), cut out of the whole files.
@@ -78,6 +79,7 @@ class Loader:
         device: torch.device,
         cut: Cut | None = None,
         places: Tensor | None = None,
+        order: Order | None = None,
     ) -> None:
         if batch_size > len(split):
             raise RequestError(
@@ -88,6 +90,12 @@ class Loader:
             raise RequestError(
                 "supervised=true needs labels and these images have none; give supervised=false"
             )
+        self.order = Shuffled(len(split)) if order is None else order
+        if batch_size > self.order.length:
+            raise RequestError(
+                f"batch_size={batch_size} is larger than an epoch of {self.order.length} images, "
+                "which is what data.sampler leaves; give at most that, or another sampler"
+            )
         self.images = split.images
         own_values_N = torch.arange(len(split))
         self.labels_N = split.labels_N if supervised else own_values_N
@@ -96,14 +104,14 @@ class Loader:
         self.device = device
         self.cut = cut
         self.places = torch.arange(batch_size) if places is None else places
-        self.steps_per_epoch = len(split) // batch_size
+        self.steps_per_epoch = self.order.length // batch_size
 
     def epoch(self, epoch: int, first_batch: int = 0) -> Iterator[Batch]:
         """The batches of an epoch, starting at `first_batch`."""
         return prefetch(self._epoch(epoch, first_batch), self.device)
 
     def _epoch(self, epoch: int, first_batch: int) -> Iterator[Batch]:
-        order_N = self._order(epoch)
+        order_N = self.order(self.seed, epoch)
         batches = order_N.split(self.batch_size)[first_batch : self.steps_per_epoch]
         assert self.labels_N is not None
         images = self._images(batches, epoch, first_batch)
@@ -132,16 +140,13 @@ class Loader:
 
     def first_images(self, count: int) -> Tensor:
         """The first images that pretraining sees, as in a batch."""
-        batches = [self._order(0)[:count]]
+        batches = [self.order(self.seed, 0)[:count]]
         if self.cut is None:
             (images_BCHW,) = self.images.batches(batches, self.device)
         else:
             numbers = [self.cut.numbers(len(batches[0]), self.seed, "first images")]
             (images_BCHW,) = self._cut(batches, numbers, 0)
         return images_BCHW
-
-    def _order(self, epoch: int) -> Tensor:
-        return torch.randperm(len(self.images), generator=generator(self.seed, "order", epoch))
 
 
 def prefetch(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:

@@ -44,13 +44,14 @@ class Evaluator:
         """Linear probe and kNN of the frozen encoder, and the same probe of an untrained one.
 
         All accuracies are percent on the test split; None where the data set has no labels, and
-        `random_encoder_top1` also where no untrained encoder is measured.
+        `random_encoder_top1` also where no untrained encoder is measured. `val_top1` is that of the
+        linear probe on the validation images; None where none were kept out.
         """
         data = self.data
         if data.train is None or data.test is None:
             log.info("these images have no labels: no accuracy is measured")
             return dict.fromkeys(
-                ("top1", "top5", "knn_top1", "random_encoder_top1", "probe", "knn")
+                ("top1", "top5", "val_top1", "knn_top1", "random_encoder_top1", "probe", "knn")
             )
         log.info("evaluating: features of %d + %d images", len(data.train), len(data.test))
         trained = self._probe_input(encoder)
@@ -64,6 +65,7 @@ class Evaluator:
         return {
             "top1": result.top1,
             "top5": result.top5,
+            "val_top1": result.val_top1,
             "knn_top1": knn,
             "random_encoder_top1": random_top1,
             "probe": {**result.protocol, "mirror_features": self.mirror_features},
@@ -75,10 +77,14 @@ class Evaluator:
         assert data.train is not None
         assert data.test is not None
         encoder = MirrorMean(encoder) if self.mirror_features else encoder
+        validation = None
+        if data.validation is not None:
+            validation = extract(encoder, data.validation, normalize, self.runtime)
         return ProbeInput(
             encoder=encoder,
             train=extract(encoder, data.train, normalize, self.runtime),
             test=extract(encoder, data.test, normalize, self.runtime),
+            validation=validation,
             train_split=data.train,
             num_classes=len(data.classes),
             augment=self.augment,

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tcl_train import checks
+from tcl_train.data.holding_out import held_out_rows
 from tcl_train.evaluation.features import Features, accuracy
 from tcl_train.evaluation.probe import ProbeInput, ProbeResult
 from tcl_train.runtime.randomness import generator
@@ -67,10 +68,12 @@ class LBFGSProbe:
         l2, held_out_top1, weights = self.choose_l2(train, given.num_classes, given.seed)
         weights = self.fit(train, l2, weights)
         score_NK = weights.scores(standardise(given.test.x_ND))
+        val = given.validation
         seen = "saw" if given.seen else "did not see"
         return ProbeResult(
             top1=accuracy(score_NK, given.test.y_N),
             top5=accuracy(score_NK, given.test.y_N, top=5),
+            val_top1=val and accuracy(weights.scores(standardise(val.x_ND)), val.y_N),
             protocol={
                 "features": "frozen encoder in evaluation mode, no augmentation",
                 "normalisation": "standardised by the training features",
@@ -88,7 +91,7 @@ class LBFGSProbe:
         self, train: Features, num_classes: int, seed: int
     ) -> tuple[float, float, LinearClassifier]:
         """The best strength, its held-out top-1 in percent, and the weights it gave."""
-        held_N = held_out_rows(train.y_N, self.held_out, seed)
+        held_N = held_out_rows(train.y_N, self.held_out, generator(seed, "held-out"))
         fitted = Features(train.x_ND[~held_N], train.y_N[~held_N])
         scored = Features(train.x_ND[held_N], train.y_N[held_N])
         dim = train.x_ND.shape[1]
@@ -155,16 +158,3 @@ class Standardise:
 
     def __call__(self, x_ND: Tensor) -> Tensor:
         return (x_ND - self.mean_D) * self.scale_D
-
-
-def held_out_rows(y_N: Tensor, share: float, seed: int) -> Tensor:
-    """A mask with about `share` of the rows, drawn at random and evenly from each class; at least
-    one row, and at least one is left."""
-    shuffled_N = torch.randperm(len(y_N), generator=generator(seed, "held-out"))
-    by_class_N = shuffled_N[y_N.cpu()[shuffled_N].argsort(stable=True)]
-    count = min(max(1, round(share * len(y_N))), len(y_N) - 1)
-    # Evenly spaced places in the rows sorted by class take the same share of each class.
-    places = ((torch.arange(count) + 0.5) * len(y_N) / count).long()
-    mask_N = torch.zeros(len(y_N), dtype=torch.bool)
-    mask_N[by_class_N[places]] = True
-    return mask_N.to(y_N.device)

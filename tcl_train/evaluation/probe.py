@@ -16,14 +16,16 @@ from tcl_train.runtime.device import Runtime
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeInput:
-    """A frozen encoder, its features of both splits, and the images for probes that want views.
+    """A frozen encoder, its features of the splits, and the images for probes that want views.
 
+    validation: training images that were kept out of pretraining and of the probe; None: none were.
     seen: whether pretraining saw the training images.
     """
 
     encoder: nn.Module
     train: Features
     test: Features
+    validation: Features | None = None
     train_split: Split
     num_classes: int
     augment: Augment
@@ -34,11 +36,13 @@ class ProbeInput:
 
 
 class ProbeResult(NamedTuple):
-    """Accuracy on the test split in percent, and a description of the protocol."""
+    """Accuracy on the test split in percent, a description of the protocol, and accuracy on the
+    validation images where there are any."""
 
     top1: float
     top5: float
     protocol: Mapping[str, Any]
+    val_top1: float | None = None
 
 
 class Probe(Protocol):

@@ -90,9 +90,12 @@ class SGDProbe:
                 step += 1
         with torch.no_grad():
             score_NK = classifier(given.test.x_ND)
+            val = given.validation
+            val_top1 = val and accuracy(classifier(val.x_ND), val.y_N)
         return ProbeResult(
             top1=accuracy(score_NK, given.test.y_N),
             top5=accuracy(score_NK, given.test.y_N, top=5),
+            val_top1=val_top1,
             protocol={
                 "features": "frozen encoder in evaluation mode, fresh augmented views",
                 "normalisation": "none",

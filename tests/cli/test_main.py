@@ -41,6 +41,19 @@ BAD_REQUESTS = {
         ["k1_warmup_epochs", "tcl"],
     ),
     "what to do at a collapse": (["on_collapse=cry"], ["on_collapse", "warn, stop"]),
+    "classes that nobody may see": (
+        ["data.sampler=classes", "supervised=false"],
+        ["data.sampler=classes", "supervised=false"],
+    ),
+    "a batch that holds no whole groups": (
+        ["data.sampler=classes", "data.images_per_class=3", "batch_size=128"],
+        ["batch_size=128", "data.images_per_class=3"],
+    ),
+    "groups larger than any class": (
+        ["data.sampler=classes", "data.images_per_class=256", "batch_size=256"],
+        ["batch_size=256", "data.sampler"],
+    ),
+    "a validation share of everything": (["validation=1"], ["validation", "< 1", "got 1"]),
     "chunks of nothing": (["chunk_size=0"], ["chunk_size (or null)", ">= 1"]),
     "no epochs": (["epochs=0"], ["epochs", ">= 1", "got 0"]),
     "epochs that are no number": (["epochs=abc"], ["epochs", "whole number", "'abc'"]),

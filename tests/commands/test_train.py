@@ -435,3 +435,18 @@ def test_class_rows_and_muon_train_together(
 ) -> None:
     words = "batch_size=32", "epochs=2", "method=class_rows", "optimizer=muon", "views=1"
     assert train_tiny(tmp_path / "run", *words)["top1"] > 50
+
+
+# ------------------------------------------------------------------ validation images
+
+
+@pytest.mark.parametrize("probe", ["lbfgs", "sgd"])
+def test_validation_images_are_scored_and_trained_on_by_nobody(
+    train_tiny: Callable[..., dict[str, Any]], run_dir: RunDir, probe: str
+) -> None:
+    epochs = () if probe == "lbfgs" else ("probe.epochs=5",)
+    result = train_tiny(run_dir, "validation=0.2", "epochs=2", f"probe={probe}", *epochs)
+    assert result["num_validation"] == 287
+    assert result["num_train"] == result["num_pretrain"] == 1437 - 287
+    assert 15 < result["val_top1"] <= 100
+    assert f"{result['val_top1']:.2f} % of 287 validation images" in summary_line(result, run_dir)

@@ -80,7 +80,7 @@ def test_the_result_has_every_key_of_the_contract(finished: Any) -> None:
 
 def test_the_result_says_what_was_run(finished: Any) -> None:
     result = finished.run_dir.read_result()
-    assert result["loss"] == {"name": "tcl", "tau": 0.1, "k1": 5000, "k2": 1}
+    assert result["loss"] == {"name": "tcl", "tau": 0.1, "k1": 5000, "k2": 1, "k1_warmup": 0}
     assert (result["dataset"], result["num_classes"]) == ("digits", 10)
     assert (result["num_train"], result["num_test"]) == (1437, 360)
     assert (result["encoder"], result["projector"]) == ("resnet8", "mlp")
