@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from tcl_train import build as configs
 from tcl_train.build import build_run
 from tcl_train.commands import train as train_module
+from tcl_train.commands.result import summary_line
 from tcl_train.commands.train import train
 from tcl_train.data.dataset import DataSet, Split
 from tcl_train.errors import RequestError, TrainingError
