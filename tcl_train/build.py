@@ -99,6 +99,9 @@ class Settings:
         if not isinstance(self.checkpoint, Mapping):
             raise TypeError(f"checkpoint must hold every and keep, got {self.checkpoint!r}")
         checks.integer("checkpoint.every", self.checkpoint["every"], at_least=1)
+        minutes = self.checkpoint.get("every_minutes")  # which runs of earlier versions lack
+        if minutes is not None:
+            checks.number("checkpoint.every_minutes (or null)", minutes, above=0)
         if self.checkpoint["keep"] != "all":
             checks.integer("checkpoint.keep (or all)", self.checkpoint["keep"], at_least=1)
 
@@ -174,7 +177,8 @@ def build_run(
 
     Args:
         config: a composed config.
-        resume_from: a checkpoint of this run, where it continues; None: at step 0.
+        resume_from: the folder of this run's checkpoints, where it continues from the newest whole
+            one, or at step 0 where there is none; None: at step 0.
         data: trains on this instead of the config's data set.
         processes: those that train together.
 
@@ -184,9 +188,10 @@ def build_run(
     """
     settings = read_settings(config)
     loss, probe = build_loss(config), build_probe(config)  # wrong values, before data are read
-    state = None
+    found = None
     if resume_from is not None:
-        state = checkpoint.load(resume_from, needed=Trainer.PARTS)
+        found = checkpoint.load_newest(resume_from, needed=Trainer.PARTS)
+    path, state = (None, None) if found is None else found
     runtime = Runtime(
         device=settings.device,
         precision=settings.precision if state is None else state["runtime"]["precision"],
@@ -202,7 +207,7 @@ def build_run(
     trainer = _build_trainer(config, settings, loss=loss, data=data, runtime=runtime)
     if state is not None:
         _check_same_data(state, trainer)
-        _restore(trainer, state, resume_from)
+        _restore(trainer, state, path)
     make_untrained = partial(build_encoder, config, image_size=data.image_size)
     evaluator = Evaluator(
         data=data,

@@ -49,10 +49,8 @@ def train(
     begin = perf_counter()
     commit = git_commit()  # now, since the checkout may change during the run
     with held_messages() as held:
-        resumed_from = run_dir.last_checkpoint if resume else None
-        if resumed_from is not None and not resumed_from.exists():
-            resumed_from = None  # it was interrupted before its first checkpoint
-        run = build_run(config, resume_from=resumed_from, processes=processes)
+        resume_from = run_dir.checkpoints if resume else None
+        run = build_run(config, resume_from=resume_from, processes=processes)
         trainer, settings = run.trainer, run.settings
         earlier_seconds = trainer.meter.seconds
         with processes.first_alone("claim"):
@@ -71,9 +69,10 @@ def train(
             if sink.is_new:  # a resumed run has its picture
                 show_views(run, sink)
             profile = StepProfile(run_dir.path / "profile") if settings.profile else Profile()
+            agree = None if processes.count == 1 else processes.largest
             kind = Checkpoints if processes.is_first else UnwrittenCheckpoints
-            checkpoints = kind(run_dir.checkpoints, **settings.checkpoint)
-            signals = Signals(None if processes.count == 1 else processes.largest)
+            checkpoints = kind(run_dir.checkpoints, **settings.checkpoint, largest=agree)
+            signals = Signals(agree)
             trainer.fit(sink, checkpoints, signals, profile)
             measures = _measure(run)
             numbers = {EVAL + k: v for k, v in measures.items() if isinstance(v, float)}
@@ -83,6 +82,7 @@ def train(
             with processes.first_alone("result"):
                 if processes.is_first:
                     write_json(run_dir.result, result)
+                    checkpoints.finish()
             log.info("%s", summary_line(result, run_dir))
     return result
 

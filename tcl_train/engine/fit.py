@@ -97,14 +97,14 @@ class Trainer:
                             f"epoch {epoch + 1}/{self.epochs}, loss {scalars['loss']:.3f}, "
                             f"{scalars['images_per_second']:.0f} images/s"
                         )
-                    if signals.agreed():
+                    if signals.agreed() or checkpoints.overdue():
                         break
                 ended = self.step % per_epoch == 0
                 if ended:
                     self.say_epoch(epoch + 1, scalars)
                 due = ended and (checkpoints.due(epoch + 1) or self.step == self.total_steps)
                 stopped = signals.agreed()
-                if due or stopped:
+                if due or stopped or checkpoints.overdue():
                     self.check_finite(step)
                     self.check_weights()
                     checkpoints.save(self.state_dict(), epochs_done=epoch + 1 if due else None)

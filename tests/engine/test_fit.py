@@ -278,6 +278,27 @@ def test_a_collapsed_run_goes_on_or_stops(
 # ------------------------------------------------------------------ checkpoints
 
 
+def test_checkpoints_within_an_epoch_change_no_weight(
+    new_trainer: Callable[..., Trainer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, often = new_trainer(), new_trainer()
+    fit(plain, Checkpoints(tmp_path / "plain", every=1, keep=1))
+    steps: list[int] = []
+    checkpoints = Checkpoints(tmp_path / "often", every=1, keep=1, every_minutes=1)
+    save = checkpoints.save
+
+    def counted(state: Any, **keys: Any) -> None:
+        steps.append(state["step"])
+        save(state, **keys)
+
+    monkeypatch.setattr(checkpoints, "save", counted)
+    monkeypatch.setattr(checkpoints, "overdue", lambda: often.step in (2, 3, 7))
+    written = fit(often, checkpoints)
+    assert steps == [2, 3, STEPS, 7, 2 * STEPS]
+    assert written.steps == list(range(1, 2 * STEPS + 1))
+    assert equal(often.method.state_dict(), plain.method.state_dict())
+
+
 def test_a_checkpoint_is_written_every_so_many_epochs_and_at_the_end(
     new_trainer: Callable[..., Trainer], tmp_path: Path
 ) -> None:
@@ -288,6 +309,7 @@ def test_a_checkpoint_is_written_every_so_many_epochs_and_at_the_end(
         "epoch-00004.pt",
         "epoch-00005.pt",
         "last.pt",
+        "previous.pt",
     ]
     assert checkpoint.load(tmp_path / "epoch-00002.pt")["step"] == 2 * STEPS
 
@@ -343,8 +365,8 @@ def test_a_signal_stops_it_after_the_step_with_a_checkpoint_of_that_step(
     ("every", "at", "names"),
     [
         (1, STEPS, ["epoch-00001.pt", "last.pt"]),
-        (1, 2 * STEPS, ["epoch-00001.pt", "epoch-00002.pt", "last.pt"]),
-        (1, STEPS + 1, ["epoch-00001.pt", "last.pt"]),
+        (1, 2 * STEPS, ["epoch-00001.pt", "epoch-00002.pt", "last.pt", "previous.pt"]),
+        (1, STEPS + 1, ["epoch-00001.pt", "last.pt", "previous.pt"]),
         (2, STEPS, ["last.pt"]),  # none is due there
     ],
 )

@@ -13,7 +13,7 @@ import torch
 
 from tcl_train.errors import RequestError
 from tcl_train.run import checkpoint
-from tcl_train.run.checkpoint import Checkpoints, load
+from tcl_train.run.checkpoint import Checkpoints, load, load_newest
 
 
 def state(step: int = 0) -> dict[str, Any]:
@@ -38,9 +38,9 @@ def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("keep", "left"),
     [
-        (1, {"last.pt"}),
-        (2, {"last.pt", "epoch-00004.pt", "epoch-00005.pt"}),
-        ("all", {"last.pt", *(f"epoch-{n:05d}.pt" for n in range(1, 6))}),
+        (1, {"last.pt", "previous.pt"}),
+        (2, {"last.pt", "previous.pt", "epoch-00004.pt", "epoch-00005.pt"}),
+        ("all", {"last.pt", "previous.pt", *(f"epoch-{n:05d}.pt" for n in range(1, 6))}),
     ],
 )
 def test_as_many_of_the_newest_stay_as_are_asked_for(
@@ -50,9 +50,12 @@ def test_as_many_of_the_newest_stay_as_are_asked_for(
     for epoch in range(1, 6):
         checkpoints.save(state(epoch), epochs_done=epoch)
     assert names(tmp_path) == left
-    for name in left - {"last.pt"}:
+    for name in left - {"last.pt", "previous.pt"}:
         assert load(tmp_path / name)["step"] == int(name[6:11])
     assert load(checkpoints.last)["step"] == 5
+    assert load(tmp_path / "previous.pt")["step"] == 4
+    checkpoints.finish()
+    assert names(tmp_path) == left - {"previous.pt"}
 
 
 def test_a_file_system_without_hard_links_keeps_copies(
@@ -65,7 +68,8 @@ def test_a_file_system_without_hard_links_keeps_copies(
     checkpoints = Checkpoints(tmp_path, every=1, keep=2)
     for epoch in range(1, 4):
         checkpoints.save(state(epoch), epochs_done=epoch)
-    assert names(tmp_path) == {"last.pt", "epoch-00002.pt", "epoch-00003.pt"}
+    kept = {"last.pt", "previous.pt", "epoch-00002.pt", "epoch-00003.pt"}
+    assert names(tmp_path) == kept
     assert load(tmp_path / "epoch-00002.pt")["step"] == 2
 
 
@@ -73,7 +77,7 @@ def test_a_checkpoint_in_the_middle_of_an_epoch_is_the_last_one_only(tmp_path: P
     checkpoints = Checkpoints(tmp_path, every=1, keep="all")
     checkpoints.save(state(1), epochs_done=1)
     checkpoints.save(state(2))
-    assert names(tmp_path) == {"last.pt", "epoch-00001.pt"}
+    assert names(tmp_path) == {"last.pt", "previous.pt", "epoch-00001.pt"}
     assert load(checkpoints.last)["step"] == 2
     assert load(tmp_path / "epoch-00001.pt")["step"] == 1
 
@@ -104,7 +108,7 @@ def test_a_save_that_fails_leaves_the_last_one(
     monkeypatch.setattr(torch, "save", fail)
     with pytest.raises(OSError, match="disk full"):
         checkpoints.save(state(2), epochs_done=2)
-    assert names(tmp_path) == {"last.pt"}
+    assert names(tmp_path) == {"last.pt", "previous.pt"}
     assert load(checkpoints.last)["step"] == 1
 
 
@@ -163,3 +167,69 @@ def test_reading_a_checkpoint_runs_no_code_that_is_in_it(tmp_path: Path) -> None
 
 
 HARM = pickle.dumps(Harmful())
+
+
+# ------------------------------------------------------------------ one that is damaged
+
+
+def damaged(path: Path, how: str) -> None:
+    content = path.read_bytes()
+    if how == "truncated":
+        content = content[: len(content) // 2]
+    else:  # a single bit, in the middle of the weights
+        place = content.index(torch.arange(1000.0).numpy().tobytes()[400:800]) + 100
+        content = content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+    path.unlink()  # and not what other names of the file hold
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("how", ["truncated", "one bit"])
+def test_a_damaged_one_is_named_and_the_one_before_it_taken(
+    tmp_path: Path, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    checkpoints = Checkpoints(tmp_path, every=1, keep=1)
+    for step in (1, 0):
+        checkpoints.save(state(step))
+    damaged(checkpoints.last, how)
+    with pytest.raises(RequestError, match=r"last\.pt: (not a whole checkpoint|damaged)"):
+        load(checkpoints.last)
+    found = load_newest(tmp_path)
+    assert found is not None
+    path, loaded = found
+    assert (path.name, loaded["step"]) == ("previous.pt", 1)
+    assert str(checkpoints.last) in caplog.text
+    assert "resuming from" in caplog.text
+
+
+def test_where_none_is_whole_the_last_one_is_named(tmp_path: Path) -> None:
+    assert load_newest(tmp_path) is None
+    for name in ("last.pt", "previous.pt", "epoch-00001.pt"):
+        (tmp_path / name).write_bytes(b"nothing")
+    with pytest.raises(RequestError, match=r"last\.pt: not a whole checkpoint"):
+        load_newest(tmp_path)
+
+
+def test_those_of_earlier_versions_have_no_checksum(tmp_path: Path) -> None:
+    torch.save({"format": 1, **state()}, tmp_path / "last.pt")
+    assert load(tmp_path / "last.pt")["step"] == 0
+
+
+# ------------------------------------------------------------------ by the clock
+
+
+def test_one_is_overdue_when_so_many_minutes_have_passed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(checkpoint, "monotonic", lambda: now[0])
+    often = Checkpoints(tmp_path, every=1, keep=1, every_minutes=2)
+    never = Checkpoints(tmp_path, every=1, keep=1)
+    agreeing = Checkpoints(tmp_path, every=1, keep=1, every_minutes=1e9, largest=lambda _: 1)
+    now[0] += 119
+    assert not often.overdue()
+    now[0] += 1
+    assert often.overdue()
+    assert not never.overdue()
+    assert agreeing.overdue()
+    often.save(state())
+    assert not often.overdue()
