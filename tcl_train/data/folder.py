@@ -123,7 +123,7 @@ def image_folder(
         image_size=image_size,
         mean=mean,
         std=std,
-        root=str(folder.absolute()),
+        root=str(folder.resolve()),
         test_split=layout.test_split,
         left_out=train_part.left_out + (() if test_part is None else test_part.left_out),
     )

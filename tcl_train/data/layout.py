@@ -103,7 +103,7 @@ def _two_splits(train_folder: Path, test_folder: Path, *, supervised: bool) -> L
         )
     labels = [train.classes.index(test.classes[label]) for label in test.labels]
     test = Listing(test.folder, test.files, train.classes, labels)
-    return Layout(train, test, str(test_folder.absolute()))
+    return Layout(train, test, str(test_folder.resolve()))
 
 
 def _hold_out(listing: Listing, fraction: float, seed: int) -> Layout:

@@ -118,7 +118,7 @@ def _named(
         image_size=image_size,
         mean=mean,
         std=std,
-        root=str(folder.absolute()),
+        root=str(folder.resolve()),
     )
 
 
