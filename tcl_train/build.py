@@ -36,6 +36,7 @@ from tcl_train.data.shares import Shares
 from tcl_train.data.views import ViewGroup, ViewPlan
 from tcl_train.engine.fit import ON_COLLAPSE, Trainer
 from tcl_train.engine.gradients import Gradients
+from tcl_train.engine.nonfinite import NonFinite
 from tcl_train.engine.optimizers import Optimizer
 from tcl_train.engine.schedule import Schedule, by_epoch
 from tcl_train.errors import RequestError
@@ -73,6 +74,8 @@ class Settings:
     mirror_features: bool = False
     chunk_size: int | None = None
     on_collapse: str = "warn"
+    on_nonfinite: str = "stop"
+    nonfinite_limit: int = 10
     validation: float = 0
     view_size: int | Sequence[Sequence[int]] | Mapping[int, int] | None = None
 
@@ -93,6 +96,7 @@ class Settings:
         checks.boolean("profile", self.profile)
         checks.boolean("mirror_features", self.mirror_features)
         checks.number("validation", self.validation, at_least=0, below=1)
+        NonFinite(self.on_nonfinite, self.nonfinite_limit)
         checks.one_of("on_collapse", self.on_collapse, ON_COLLAPSE)
         if self.chunk_size is not None:
             checks.integer("chunk_size (or null)", self.chunk_size, at_least=1)
@@ -270,6 +274,7 @@ def _build_trainer(
         lr=settings.lr,
         log_every=settings.log_every,
         on_collapse=settings.on_collapse,
+        nonfinite=NonFinite(settings.on_nonfinite, settings.nonfinite_limit),
         about={
             "image_size": data.image_size,
             "mean": list(data.mean),

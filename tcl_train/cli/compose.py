@@ -106,6 +106,7 @@ CHANGEABLE_ON_RESUME = (
     *("device", "compile", "log_every", "profile", "checkpoint", "data", TRUST),
     "resume",
 )
+EXTEND, EPOCHS = "resume_extend", "epochs"
 DECIDES_NUMBERS = ("data.sampler", "data.images_per_class")  # all the same
 
 
@@ -129,28 +130,53 @@ def resumed_config(stored: DictConfig, overrides: Sequence[str]) -> DictConfig:
         return stored
     overrides = [override.input_line or "" for override in given]
     composed = compose_run([*_searchpath(stored), *stored.overrides, *overrides]).config
+    extends = extends_run(overrides)
+    changed = []
     for override in given:
         key = override.key_or_group
-        root = key.split(".")[0]
-        if (
-            key == DATASET_ROOT
-            or (root in CHANGEABLE_ON_RESUME and key not in DECIDES_NUMBERS)
-            or root == "hydra"
-            or root.startswith("hydra/")
-        ):
-            continue
         place = f"names.{override.package or key}" if is_group(override) else key
         before, now = OmegaConf.select(stored, place), OmegaConf.select(composed, place)
-        if before != now:
-            raise RequestError(
-                f"{override.input_line}: the run to resume was started with {key}={before}; "
-                f"leave it out, or start another run (what may change: "
-                f"{', '.join(CHANGEABLE_ON_RESUME[:-1])}, {DATASET_ROOT})"
-            )
+        if before != now and not _may_change(key) and not (extends and key == EPOCHS):
+            changed.append((override.input_line, f"{key}={before}"))
+    if changed:
+        words, befores = zip(*changed, strict=True)
+        raise RequestError(
+            f"{' '.join(map(str, words))}: the run to resume was started with "
+            f"{', '.join(befores)}; leave {'it' if len(changed) == 1 else 'them'} out, or start "
+            f"another run (what may change: {', '.join(CHANGEABLE_ON_RESUME[:-1])}, "
+            f"{DATASET_ROOT}, and epochs with {EXTEND}=true)"
+        )
     for key in CHANGEABLE_ON_RESUME:
         stored[key] = composed[key]
     if any(override.key_or_group == DATASET_ROOT for override in given):
         stored.dataset.root = composed.dataset.root
+    return _extended(stored, composed) if extends else stored
+
+
+def _may_change(key: str) -> bool:
+    root = key.split(".")[0]
+    if key in DECIDES_NUMBERS:
+        return False
+    return (
+        key == DATASET_ROOT or root in (*CHANGEABLE_ON_RESUME, EXTEND) or root.startswith("hydra")
+    )
+
+
+def extends_run(overrides: Sequence[str]) -> bool:
+    """Whether `resume_extend=true` is among them."""
+    given = parse_overrides(overrides)
+    return any(o.key_or_group == EXTEND and o.value() is True for o in given)
+
+
+def _extended(stored: DictConfig, composed: DictConfig) -> DictConfig:
+    """The run's config for more epochs, with all that follows from their number."""
+    if composed.epochs <= stored.epochs:
+        raise RequestError(
+            f"{EXTEND}=true: give epochs=N above the run's {stored.epochs}, got {composed.epochs}"
+        )
+    stored.epochs, stored.loss = composed.epochs, composed.loss
+    words = [word for word in stored.overrides if not word.startswith(f"{EPOCHS}=")]
+    stored.overrides = [*words, f"{EPOCHS}={composed.epochs}"]
     return stored
 
 

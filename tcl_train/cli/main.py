@@ -171,7 +171,7 @@ def _train(arguments: list[str], processes: Processes | None) -> int:
 
 
 def _run(overrides: list[str], processes: Processes | None) -> None:
-    from tcl_train.cli.compose import compose_run, resumed_config
+    from tcl_train.cli.compose import compose_run, extends_run, resumed_config
     from tcl_train.cli.overrides import trusted
     from tcl_train.run.directory import RunDir
     from tcl_train.run.trust import check_targets
@@ -180,9 +180,12 @@ def _run(overrides: list[str], processes: Processes | None) -> None:
     if processes is not None:
         directory = processes.from_first("hydra.run.dir", directory)  # it may hold the time
     resume = config.resume is not None
+    extends = extends_run(overrides)
+    if extends and not resume:
+        raise RequestError("resume_extend=true: give the run, too, as in resume=DIR epochs=N")
     if resume:
         run_dir = RunDir(config.resume)
-        run_dir.check_resumable()
+        run_dir.check_resumable(extends=extends)
         trust = trusted(overrides)
         config = resumed_config(run_dir.read_config(trust), overrides)
         check_targets(config, run_dir.config, trust)
@@ -196,7 +199,7 @@ def _run(overrides: list[str], processes: Processes | None) -> None:
     from tcl_train.runtime.processes import ALONE
 
     log_to_terminal()
-    train(config, run_dir, resume=resume, processes=processes or ALONE)
+    train(config, run_dir, resume=resume, extends=extends, processes=processes or ALONE)
 
 
 def _print_config(kind: str, overrides: list[str], *, key: str | None, resolve: bool) -> None:

@@ -36,9 +36,15 @@ PICTURED = 8  # images
 
 
 def train(
-    config: DictConfig, run_dir: RunDir, *, resume: bool, processes: Processes = ALONE
+    config: DictConfig,
+    run_dir: RunDir,
+    *,
+    resume: bool,
+    extends: bool = False,
+    processes: Processes = ALONE,
 ) -> dict[str, Any]:
-    """Carries out a run and returns what `result.json` holds.
+    """Carries out a run and returns what `result.json` holds. With `extends` the run that is
+    resumed had fewer epochs.
 
     Everything that may be wrong with the request is found before the run directory is made. Of
     several processes the first one writes.
@@ -56,6 +62,8 @@ def train(
         with processes.first_alone("claim"):
             if not resume and processes.is_first:
                 run_dir.claim(config)
+            elif extends and processes.is_first:
+                run_dir.extend(config)
         with (
             _failures_explained(run_dir),
             reproducible(trainer.runtime.device, wanted=settings.deterministic),

@@ -13,6 +13,7 @@ from tcl_train.data.loader import Batch, Loader
 from tcl_train.data.views import ViewPlan
 from tcl_train.engine.gradients import Gradients
 from tcl_train.engine.meter import Meter
+from tcl_train.engine.nonfinite import NonFinite
 from tcl_train.engine.optimizers import Optimizer
 from tcl_train.engine.profile import Profile
 from tcl_train.engine.schedule import Schedule
@@ -50,6 +51,7 @@ class Trainer:
     lr: float
     log_every: int
     on_collapse: str = "warn"
+    nonfinite: NonFinite = field(default_factory=NonFinite)
     about: dict[str, Any] = field(default_factory=dict)  # stored with each checkpoint
     step: int = 0
     meter: Meter = field(default_factory=Meter)
@@ -115,7 +117,8 @@ class Trainer:
                 raise Interrupted(stopped)
 
     def train_step(self, batch: Batch) -> StepOutput:
-        """Views, loss, gradient, update. Nothing here waits for the device."""
+        """Views, loss, gradient, update. Nothing here waits for the device, unless losses that are
+        not finite are skipped."""
         self.set_learning_rates()
         epoch, progress = self.step // self.loader.steps_per_epoch, self.step / self.total_steps
         views = self.views.draw(
@@ -125,10 +128,12 @@ class Trainer:
             epoch=epoch,
             step=self.step,
         )
+        before = self.nonfinite.remember(self.method)
         step = self.gradients(self.method, views, batch.labels_B, progress=progress, step=self.step)
-        self.method.before_update(progress)
-        self.runtime.update(self.optimizer)
-        self.method.after_update(progress)
+        if self.nonfinite.may_update(step.loss, self.method, before, step=self.step + 1):
+            self.method.before_update(progress)
+            self.runtime.update(self.optimizer)
+            self.method.after_update(progress)
         self.step += 1
         self.meter.images += len(batch.labels_B)
         return step
@@ -155,7 +160,7 @@ class Trainer:
         }
 
     def check_finite(self, step: StepOutput) -> None:
-        if not math.isfinite(step.loss.item()):
+        if self.nonfinite.stops and not math.isfinite(step.loss.item()):
             raise self.diverged(f"the loss is {step.loss.item()} at step {self.step}")
 
     def check_weights(self) -> None:
@@ -201,6 +206,7 @@ class Trainer:
             "step": self.step,
             "meter": self.meter.state_dict(),
             "about": self.about,
+            "skipped": self.nonfinite.skipped,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -210,3 +216,4 @@ class Trainer:
         self.runtime.load_state_dict(state["runtime"])
         self.step = state["step"]
         self.meter = Meter(**state["meter"])
+        self.nonfinite.skipped = state.get("skipped", 0)  # which earlier versions do not store

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
-import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from time import monotonic
@@ -14,7 +12,7 @@ from typing import Any
 import torch
 
 from tcl_train.errors import RequestError
-from tcl_train.runtime.files import write_atomically
+from tcl_train.runtime.files import copy_file, write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -70,11 +68,11 @@ class Checkpoints:
         self.folder.mkdir(parents=True, exist_ok=True)
         state = {"format": FORMAT, CHECKSUM: checksum(state), **state}
         if self.last.exists():
-            _copy(self.last, self.folder / PREVIOUS)
+            copy_file(self.last, self.folder / PREVIOUS)
         write_atomically(self.last, lambda path: torch.save(state, path))
         if epochs_done is None or self.keep == 1:
             return
-        _copy(self.last, self.folder / f"epoch-{epochs_done:05d}.pt")
+        copy_file(self.last, self.folder / f"epoch-{epochs_done:05d}.pt")
         if self.keep != "all":
             assert isinstance(self.keep, int)
             for old in sorted(self.folder.glob(EPOCHS))[: -self.keep]:
@@ -83,19 +81,6 @@ class Checkpoints:
     def finish(self) -> None:
         """The run is finished: what is kept for an accident goes."""
         (self.folder / PREVIOUS).unlink(missing_ok=True)
-
-
-def _copy(source: Path, target: Path) -> None:
-    """Another name for the same file, where the file system has such."""
-
-    def write(path: Path) -> None:
-        path.unlink(missing_ok=True)
-        try:
-            os.link(source, path)
-        except OSError:  # a file system without hard links
-            shutil.copyfile(source, path)
-
-    write_atomically(target, write)
 
 
 def checksum(state: Any) -> str:

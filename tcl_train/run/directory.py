@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from tcl_train.errors import RequestError
 from tcl_train.run.trust import check_targets
+from tcl_train.runtime.files import copy_file, write_text
 
 NEEDED_KEYS = ("names", "overrides", "encoder", "dataset", "seed")
 
@@ -52,14 +53,17 @@ class RunDir:
                 resumable=self.path,
             )
 
-    def check_resumable(self) -> None:
-        """Raises RequestError unless an unfinished run is here."""
+    def check_resumable(self, *, extends: bool = False) -> None:
+        """Raises RequestError unless an unfinished run is here, or any that is to be extended."""
         if not self.started:
             raise RequestError(
                 f"resume={self}: contains no run (no config.yaml); give a run directory"
             )
-        if self.finished:
-            raise RequestError(f"resume={self}: this run is finished; its result is {self.result}")
+        if self.finished and not extends:
+            raise RequestError(
+                f"resume={self}: this run is finished; its result is {self.result} (to train it "
+                "for more epochs, add resume_extend=true epochs=N)"
+            )
 
     def claim(self, config: DictConfig) -> None:
         """Makes the directory and writes `config.yaml`, unless another run was faster."""
@@ -75,6 +79,17 @@ class RunDir:
                 f"hydra.run.dir={self}: cannot be written ({error.strerror}); choose another "
                 "directory"
             ) from error
+
+    def extend(self, config: DictConfig) -> None:
+        """Writes the config of a run that is trained for more epochs. What belongs to the fewer
+        epochs, config and result, stays under other names: `result-30-epochs.json`."""
+        before = OmegaConf.load(self.config)
+        for path in (self.config, self.result):
+            kept = path.with_name(f"{path.stem}-{before.epochs}-epochs{path.suffix}")
+            if path.exists() and not kept.exists():
+                copy_file(path, kept)
+        write_text(self.config, OmegaConf.to_yaml(config, resolve=True))
+        self.result.unlink(missing_ok=True)
 
     def read_config(self, trust: Sequence[str] | None = ()) -> DictConfig:
         """`config.yaml`.

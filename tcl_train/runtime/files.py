@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,19 @@ def _why_not_written(temporary: Path) -> int | None:
     except OSError as error:
         return error.errno
     return None
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Another name for the same file, where the file system has such."""
+
+    def write(path: Path) -> None:
+        path.unlink(missing_ok=True)
+        try:
+            os.link(source, path)
+        except OSError:  # a file system without hard links
+            shutil.copyfile(source, path)
+
+    write_atomically(target, write)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -197,6 +197,32 @@ def test_going_on_refuses_another_setting(started: DictConfig, word: str) -> Non
         resumed(started, "resume=x", word)
 
 
+def test_all_settings_that_differ_are_named_at_once(started: DictConfig) -> None:
+    with pytest.raises(RequestError) as caught:
+        resumed(started, "resume=x", "tau=0.3", "log_every=7", "encoder=resnet20", "lr=0.1")
+    said = str(caught.value)
+    assert said.startswith("tau=0.3 encoder=resnet20: the run to resume was started with tau=0.2, ")
+    assert "encoder=resnet8; leave them out" in said
+
+
+def test_samplers_decide_numbers(started: DictConfig) -> None:
+    with pytest.raises(RequestError, match=r"started with data\.sampler=shuffle"):
+        resumed(started, "resume=x", "data.sampler=balanced")
+
+
+def test_a_run_may_be_extended() -> None:
+    started = compose_run(["epochs=4", "k1_warmup_epochs=2", "loss=tcl"]).config
+    longer = resumed(started, "resume=x", "resume_extend=true", "epochs=8")
+    assert (longer.epochs, longer.loss.k1_warmup) == (8, 0.25)
+    assert longer.overrides == ["k1_warmup_epochs=2", "loss=tcl", "epochs=8"]
+    assert resumed(longer, "resume=x") == longer
+    for words in (["epochs=4"], ["epochs=3"], []):
+        with pytest.raises(RequestError, match="give epochs=N above the run's 4"):
+            resumed(started, "resume=x", "resume_extend=true", *words)
+    with pytest.raises(RequestError, match="started with lr="):
+        resumed(started, "resume=x", "resume_extend=true", "epochs=8", "lr=0.7")
+
+
 def test_going_on_refuses_another_directory(started: DictConfig) -> None:
     with pytest.raises(RequestError, match=r"hydra\.run\.dir=b: a run is resumed in its own.* a;"):
         resumed(started, "resume=a", "hydra.run.dir=b")

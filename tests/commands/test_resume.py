@@ -334,6 +334,38 @@ def test_what_changes_numbers_is_refused(
     assert "was started with epochs=2" in line
 
 
+# ------------------------------------------------------------------ for more epochs
+
+
+@pytest.mark.parametrize("finished_first", [True, False])
+def test_a_run_is_trained_for_more_epochs(
+    interrupted: Callable[..., RunDir], command: Callable[..., Any], finished_first: bool
+) -> None:
+    run_dir = interrupted(7)
+    if finished_first:
+        assert command("resume=run").status == 0
+    assert command("resume=run", "resume_extend=true", "epochs=3").status == 0
+    result = run_dir.read_result()
+    assert (result["epochs"], result["steps"]) == (3, 15)
+    assert run_dir.read_config().epochs == 3
+    assert OmegaConf.load(run_dir.path / "config-2-epochs.yaml").epochs == 2
+    kept = run_dir.path / "result-2-epochs.json"
+    assert kept.exists() == finished_first
+    if finished_first:
+        assert json.loads(kept.read_text())["epochs"] == 2
+    assert [line["step"] for line in training_lines(run_dir)] == list(range(1, 16))
+
+
+def test_a_finished_run_says_how_it_may_be_extended(
+    interrupted: Callable[..., RunDir], command: Callable[..., Any], refused: Callable[..., str]
+) -> None:
+    interrupted(7)
+    assert command("resume=run").status == 0
+    assert "resume_extend=true epochs=N" in refused("resume=run")
+    assert "above the run's 2, got 2" in refused("resume=run", "resume_extend=true")
+    assert "resume=DIR epochs=N" in refused("resume_extend=true")
+
+
 # ------------------------------------------------------------------ what cannot go on
 
 
