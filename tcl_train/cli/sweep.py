@@ -71,6 +71,7 @@ def run_sweep(overrides: Sequence[str]) -> int:
     for job in jobs:
         compose_run([*searchpath, *job])
     with hydra_initialized() as loader:
+        _check_installed(parsed, loader)
         fixed = [o.input_line or "" for o in parsed if not o.is_sweep_override()]
         config = loader.load_configuration(CONFIG_NAME, fixed, run_mode=RunMode.MULTIRUN)
         HydraConfig.instance().set_config(config)
@@ -154,6 +155,35 @@ def _check_sweepable(parsed: Iterable[Override]) -> None:
             raise RequestError(
                 f"{typed}: a sweep names the directories of its jobs; set hydra.sweep.dir only"
             )
+
+
+# What to install for a launcher of which the name begins so.
+PACKAGES = {
+    "submitit": "'tcl-train[slurm]'",
+    "joblib": "'tcl-train[joblib]'",
+    "ray": "hydra-ray-launcher",
+    "rq": "hydra-rq-launcher",
+}
+
+
+def _check_installed(parsed: Iterable[Override], loader: ConfigLoader) -> None:
+    for override in parsed:
+        name = str(override.value())
+        if override.key_or_group != "hydra/launcher":
+            continue
+        there = loader.get_group_options("hydra/launcher")
+        package = next((p for start, p in PACKAGES.items() if name.startswith(start)), None)
+        if name in there:
+            continue
+        installed = any(word.startswith(name.partition("_")[0]) for word in there)
+        if package is None or installed:
+            raise RequestError(
+                f"{override.input_line}: no such launcher; those that are installed: "
+                f"{', '.join(there)}"
+            )
+        raise RequestError(
+            f"{override.input_line}: this launcher is not installed; pip install {package}"
+        )
 
 
 def expand(parsed: Iterable[Override]) -> list[list[str]]:

@@ -327,12 +327,29 @@ def test_a_sweep_trains_once_for_each_combination(
     assert changed <= {"sweep.csv", "multirun.yaml"}
 
 
-@pytest.mark.slow
-def test_another_launcher_starts_the_jobs(
-    tcl_train: Callable[..., Any], tiny_words: Callable[..., list[str]]
+@pytest.mark.parametrize(
+    ("launcher", "said"),
+    [
+        ("ray", "not installed; pip install hydra-ray-launcher"),
+        ("submitit_slrm", "no such launcher; those that are installed: basic, "),
+        ("slurm", "no such launcher; those that are installed: basic, "),
+    ],
+)
+def test_a_launcher_that_is_not_there_is_answered_with_what_to_install(
+    launcher: str, said: str, refused: Callable[..., str]
 ) -> None:
-    """Joblib starts them at the same time, in processes of its own."""
-    words = [*tiny_words("seed=1,2"), "hydra/launcher=joblib"]
+    line = refused("-m", "seed=1,2", f"hydra/launcher={launcher}")
+    assert line.startswith(f"hydra/launcher={launcher}: ")
+    assert said in line
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
+def test_another_launcher_starts_the_jobs(
+    tcl_train: Callable[..., Any], tiny_words: Callable[..., list[str]], launcher: str
+) -> None:
+    """At the same time, in processes of its own; submitit_local is submitit_slurm without Slurm."""
+    words = [*tiny_words("seed=1,2"), f"hydra/launcher={launcher}"]
     assert tcl_train(*words).status == 0
     assert column("status") == ["finished"] * 2
     assert column("seed") == ["1", "2"]
