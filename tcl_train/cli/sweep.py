@@ -44,12 +44,15 @@ from tcl_train.cli.overrides import (
     searchpath_override,
     shell_word,
 )
+from tcl_train.cli.search import Search, check_scored, is_search
 from tcl_train.errors import Interrupted, RequestError
 from tcl_train.run.directory import RunDir
 from tcl_train.runtime.files import write_text
 from tcl_train.runtime.signals import STOPPING, handled
 
-RESULT_COLUMNS = ("top1", "top5", "knn_top1", "random_encoder_top1", "images_per_second")
+RESULT_COLUMNS = (
+    *("top1", "top5", "val_top1", "knn_top1", "random_encoder_top1", "images_per_second"),
+)
 INTERRUPTED = tuple(128 + signum for signum in STOPPING)
 STATUS = {0: "finished", 1: "failed", 2: "bad request", **dict.fromkeys(INTERRUPTED, "interrupted")}
 LONGEST_LABEL = 60
@@ -65,6 +68,8 @@ def run_sweep(overrides: Sequence[str]) -> int:
     overrides = quote_overrides(overrides)
     with hydra_initialized() as loader:
         parsed = parse_overrides(overrides, config_loader=_AllChoices(loader, overrides))
+        if is_search(parsed):
+            return _run_search(parsed)
         _check_sweepable(parsed)
         jobs = expand(parsed)
     searchpath = [o.input_line or "" for o in parsed if o.key_or_group == SEARCHPATH]
@@ -99,6 +104,30 @@ def run_sweep(overrides: Sequence[str]) -> int:
             statuses += [job.return_value for job in returned]
             _stop_if_interrupted(statuses, sweep_dir)
     return next((status for status in statuses if status), 0)
+
+
+def _run_search(parsed: Sequence[Override]) -> int:
+    """Has Optuna choose the jobs, one after the other."""
+    search = Search(parsed)
+    searchpath = [o.input_line or "" for o in parsed if o.key_or_group == SEARCHPATH]
+    config = compose_run([*searchpath, *search.example()]).config
+    check_scored(config)
+    place = [
+        o.input_line or "" for o in parsed if o.key_or_group in ("hydra.sweep.dir", SEARCHPATH)
+    ]
+    with hydra_initialized() as loader:
+        whole = loader.load_configuration(CONFIG_NAME, place, run_mode=RunMode.MULTIRUN)
+        HydraConfig.instance().set_config(whole)
+        sweep_dir = Path(whole.hydra.sweep.dir).expanduser()
+
+    def start(words: list[str], number: int) -> tuple[int, Path]:
+        job_dir = sweep_dir / f"{number}_{_label(words, list(search.space))}".rstrip("_")
+        folders = list(HydraConfig.get().searchpath)
+        return run_job(words, job_dir, sweep_dir, searchpath=folders), job_dir
+
+    status = search.run(sweep_dir, start, seed=config.seed)
+    _stop_if_interrupted([status], sweep_dir)
+    return status
 
 
 def _stop_if_interrupted(statuses: Iterable[int], sweep_dir: Path) -> None:
@@ -143,13 +172,15 @@ def _check_sweepable(parsed: Iterable[Override]) -> None:
         typed, key = override.input_line, override.key_or_group
         if override.is_sweep_override() and not override.is_discrete_sweep():
             raise RequestError(
-                f"{typed}: an interval has no end of values; give a list or range(START,STOP,STEP)"
+                f"{typed}: an interval has no end of values; give a list or "
+                "range(START,STOP,STEP), or search it by hydra/sweeper=optuna"
             )
         if override.is_sweep_override() and override.is_hydra_override():
             raise RequestError(f"{typed}: give one value; a sweep cannot vary Hydra's own settings")
         if key == "hydra/sweeper":
             raise RequestError(
-                f"{typed}: tcl-train expands sweeps itself; leave it out (any hydra/launcher works)"
+                f"{typed}: tcl-train expands sweeps itself; leave it out (any hydra/launcher "
+                "works), or search by hydra/sweeper=optuna"
             )
         if key == "hydra.sweep.subdir":
             raise RequestError(
