@@ -109,7 +109,8 @@ def one_kill(
 ) -> dict[str, Any]:
     run_dir = RunDir(folder / f"run-{number}")
     processes = 2 if number % TWO_EVERY == TWO_EVERY - 1 else 1
-    signum = SIGNALS[(number // TWO_EVERY if processes == 2 else number) % len(SIGNALS)]
+    of_two = number // TWO_EVERY
+    signum = SIGNALS[(of_two if processes == 2 else number - of_two) % len(SIGNALS)]
     moment = rng.uniform(0, seconds[processes])
     running = start([*WORDS, f"hydra.run.dir={run_dir}"], processes)
     target = rng.randrange(processes)

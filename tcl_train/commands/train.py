@@ -65,6 +65,7 @@ def train(
             elif extends and processes.is_first:
                 run_dir.extend(config)
         with (
+            run_dir.held() if processes.is_first else nullcontext(),
             _failures_explained(run_dir),
             reproducible(trainer.runtime.device, wanted=settings.deterministic),
             log_to_file(run_dir, held) if processes.is_first else nullcontext(),

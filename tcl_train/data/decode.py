@@ -9,6 +9,7 @@ H, W: rows and columns; values of more than 8 bits are brought to 8 as `eight_bi
 
 from __future__ import annotations
 
+import hashlib
 import io
 import math
 import struct
@@ -41,12 +42,13 @@ DRAFT_MARGIN = 2  # a JPEG is decoded at a reduced size of at least so many time
 class UnreadableImage(RequestError):
     """A file that cannot be decoded; the message names it and the reason.
 
-    Attributes: path, reason.
+    Attributes: path, reason; passing: whether it may be readable at another time.
     """
 
-    def __init__(self, path: str | Path, reason: str) -> None:
+    def __init__(self, path: str | Path, reason: str, *, passing: bool = False) -> None:
         self.path = str(path)
         self.reason = reason
+        self.passing = passing
         super().__init__(
             f"{printable(path)}: {reason}; replace the file or delete it, or leave such files out "
             "by data.on_damaged=skip"
@@ -66,13 +68,15 @@ def decode(path: str | Path, size: int) -> np.ndarray:
     return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
 
 
-def check_file(path: str | Path) -> None:
-    """Decodes a file, at a reduced size where its type allows.
+def check_file(path: str | Path) -> str:
+    """Decodes a file, at a reduced size where its type allows; gives a digest of its content.
 
     Raises:
         UnreadableImage: the file is missing, damaged, or not an image.
     """
-    _read(path, lambda width, height: 1 / min(width, height))
+    content = _content(path)
+    _decoded(path, content, lambda width, height: 1 / min(width, height))
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 class Box(NamedTuple):
@@ -134,12 +138,21 @@ def _read(path: str | Path, share: Share) -> tuple[Image.Image, tuple[int, int]]
     Raises:
         UnreadableImage: the file is missing, damaged, or not an image.
     """
+    return _decoded(path, _content(path), share)
+
+
+def _content(path: str | Path) -> bytes:
     try:
-        content = Path(path).read_bytes()
+        return Path(path).read_bytes()
     except OSError as error:
-        raise UnreadableImage(path, _unreadable(path, error)) from error
+        raise UnreadableImage(path, _unreadable(path, error), passing=True) from error
+
+
+def _decoded(path: str | Path, content: bytes, share: Share) -> tuple[Image.Image, tuple[int, int]]:
     try:
         return _load(content, share)
+    except MemoryError as error:
+        raise UnreadableImage(path, "no memory to decode it", passing=True) from error
     except Exception as error:  # Pillow's readers raise many kinds for a damaged file
         bare = None
         if not isinstance(error, Image.DecompressionBombError):

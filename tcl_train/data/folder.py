@@ -23,7 +23,7 @@ from tcl_train.data.dataset import DataSet, ReadOptions, Split
 from tcl_train.data.decode import UnreadableImage, check_file, decode, quietly
 from tcl_train.data.images import ArrayImages, FileImages, Images, array_digest
 from tcl_train.data.layout import find_layout
-from tcl_train.data.listing import Listing, even_sample
+from tcl_train.data.listing import Listing, digest_of_contents, even_sample
 from tcl_train.data.statistics import channel_statistics, count_constant
 from tcl_train.errors import RequestError, printable
 
@@ -182,13 +182,15 @@ class _Part:
         self.key = listing.key(CACHE_VERSION, size)
         self.facts = self.cache.load_facts(self.key)
         self.listing = listing
+        self.kept = True  # in the cache: but not what may be otherwise at another time
         images = self._in_memory() if in_memory else self._streamed()
         self.split = Split(images, self.listing.labels_N)
         self._report_constant()
 
     @property
     def left_out(self) -> tuple[str, ...]:
-        return tuple(f"{name}: {reason}" for name, reason in self.facts["damaged"].items())
+        split = self.listing.folder.name
+        return tuple(f"{split}/{name}: {reason}" for name, reason in self.facts["damaged"].items())
 
     def channel_statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         if "mean" not in self.facts:
@@ -199,8 +201,14 @@ class _Part:
     def _streamed(self) -> Images:
         if "damaged" not in self.facts:
             log.info("checking %d images from %s", len(self.listing), self.listing.folder)
-            damaged = self._for_each(lambda i: check_file(self.listing.files[i].path))
-            self._learn(damaged=damaged, digest=self.listing.digest())
+            files, names = self.listing.files, self.listing.names
+            contents = [""] * len(files)
+
+            def check(index: int) -> None:
+                contents[index] = check_file(files[index].path)
+
+            damaged = self._for_each(check)
+            self._learn(damaged=damaged, digest=digest_of_contents(names, contents))
         self._leave_out_damaged()
         workers, digest = self.options.workers, self.facts["digest"]
         return FileImages(self.listing.paths, self.size, workers, digest)
@@ -240,7 +248,8 @@ class _Part:
         if self.facts["damaged"]:
             images_NCHW = images_NCHW[self._whole()]
         self._learn(digest=array_digest(images_NCHW))
-        self.cache.save_array(self.key, images_NCHW)
+        if self.kept:
+            self.cache.save_array(self.key, images_NCHW)
         return images_NCHW
 
     def _for_each(self, function: Callable[[int], object]) -> dict[str, str]:
@@ -257,6 +266,8 @@ class _Part:
                 if not skip:
                     raise
                 damaged[names[index]] = error.reason
+                if error.passing:
+                    self.kept = False
 
         with quietly():
             _in_threads(call, range(len(names)), threads=self.options.workers)
@@ -322,7 +333,8 @@ class _Part:
 
     def _learn(self, **facts: Any) -> None:
         self.facts |= facts
-        self.cache.save_facts(self.key, self.facts)
+        if self.kept:
+            self.cache.save_facts(self.key, self.facts)
 
 
 def _in_threads(function: Callable[[T], object], items: Sequence[T], *, threads: int) -> None:

@@ -40,7 +40,7 @@ class Images(Protocol):
         ...
 
     def digest(self) -> str:
-        """Names the content, wherever it lies: KIND:HEX, of `pixels` or `files`."""
+        """Names the content, wherever it lies: KIND:HEX, of `pixels` or of files' `contents`."""
         ...
 
     def chosen(self, places_M: Tensor) -> Images:
@@ -196,7 +196,8 @@ class FileImages:
         paths = [self.paths[i] for i in places_M.tolist()]
         named = hashlib.blake2b(self._digest.encode(), digest_size=16)
         named.update(places_M.numpy().tobytes())
-        return FileImages(paths, self.size, self.workers, f"files:{named.hexdigest()}")
+        kind = self._digest.partition(":")[0]
+        return FileImages(paths, self.size, self.workers, f"{kind}:{named.hexdigest()}")
 
 
 class _Requests:

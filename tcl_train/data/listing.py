@@ -26,12 +26,14 @@ SET_ASIDE = ("__MACOSX",)  # folders that archivers add
 
 class File(NamedTuple):
     """Paths are plain strings: there may be a million of them. A file that cannot be looked at (a
-    link to nothing) has size and times 0."""
+    link to nothing) has size and times 0. place: which file it is on which disk, whatever its name.
+    """
 
     path: str
     bytes: int = 0
     modified_ns: int = 0
     changed_ns: int = 0
+    place: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)
@@ -70,15 +72,10 @@ class Listing:
         differs, or the content of one of a sample of files."""
         lines = [" ".join(map(str, about)), os.path.realpath(self.folder)]
         lines += [
-            f"{name}\0{f.bytes}\0{f.modified_ns}\0{f.changed_ns}"
+            f"{name}\0{f.bytes}\0{f.modified_ns}\0{f.changed_ns}\0{f.place}"
             for name, f in zip(self.names, self.files, strict=True)
         ]
         return _digest([*lines, *_contents(self.paths)])
-
-    def digest(self) -> str:
-        """Names the content wherever the folder lies: names, sizes, and the content of a sample."""
-        lines = [f"{name}\0{f.bytes}" for name, f in zip(self.names, self.files, strict=True)]
-        return f"files:{_digest([*lines, *_contents(self.paths)])}"
 
 
 def even_sample(count: int, most: int) -> list[int]:
@@ -94,6 +91,13 @@ def _contents(paths: Sequence[str]) -> Iterator[str]:
             yield hashlib.blake2b(Path(paths[i]).read_bytes(), digest_size=16).hexdigest()
         except OSError as error:
             yield str(error.errno)
+
+
+def digest_of_contents(names: Sequence[str], contents: Sequence[str]) -> str:
+    """Names all files by their content, wherever the folder lies. (`files:`, of earlier versions,
+    was of a sample.)"""
+    pairs = zip(names, contents, strict=True)
+    return f"contents:{_digest(f'{name}{chr(0)}{content}' for name, content in pairs)}"
 
 
 def _digest(lines: Iterable[str]) -> str:
@@ -197,7 +201,8 @@ def _walk(folder: str, seen: set[str]) -> Iterator[File]:
                 yield File(entry.path)  # reading it says what is wrong
                 continue
             if S_ISREG(stat.st_mode):  # and not a pipe, which would be waited for
-                yield File(entry.path, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+                place = stat.st_dev, stat.st_ino
+                yield File(entry.path, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, place)
 
 
 def _is_image(entry: os.DirEntry[str]) -> bool:

@@ -56,7 +56,9 @@ def _sum_of_negatives(rows: SortedRows) -> Tensor:
     """Linear in N: the sum over all rows less the sum over the row's group."""
     sum_KD = torch.zeros_like(rows.z_ND).index_add(0, rows.group_N, rows.z_ND)
     others_ND = rows.z_ND.sum(0) - sum_KD.index_select(0, rows.group_N)
-    return row_products(rows.z_ND, others_ND)
+    total_N = row_products(rows.z_ND, others_ND)
+    # Without negatives what is left of the sums is rounding.
+    return torch.where(rows.count_N < len(rows.count_N) - 1, total_N, 0 * total_N)
 
 
 def _sum_of_hard_negatives(rows: SortedRows, alpha: float) -> Tensor:

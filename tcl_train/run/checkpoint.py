@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from time import monotonic
@@ -127,7 +128,9 @@ def load(path: Path, needed: Iterable[str] = ()) -> dict[str, Any]:
     if not path.is_file():
         raise RequestError(f"{path}: there is no checkpoint; give the directory of a run")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of files that others wrote
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a broken file
         raise RequestError(
             f"{path}: not a whole checkpoint ({type(error).__name__}); take another one"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ from omegaconf import DictConfig, OmegaConf
 from tcl_train.errors import RequestError
 from tcl_train.run.trust import check_targets
 from tcl_train.runtime.files import copy_file, write_text
+
+log = logging.getLogger(__name__)
 
 NEEDED_KEYS = ("names", "overrides", "encoder", "dataset", "seed")
 
@@ -69,8 +73,13 @@ class RunDir:
         """Makes the directory and writes `config.yaml`, unless another run was faster."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            with self.config.open("x", encoding="utf-8") as file:
-                file.write(OmegaConf.to_yaml(config, resolve=True))
+            file = self.config.open("x", encoding="utf-8")
+            try:
+                with file:
+                    file.write(OmegaConf.to_yaml(config, resolve=True))
+            except OSError:  # half a config would keep the directory from any run
+                self.config.unlink(missing_ok=True)
+                raise
         except FileExistsError:
             self.check_free()
             raise RequestError(f"hydra.run.dir={self}: is a file; give a directory") from None
@@ -79,6 +88,30 @@ class RunDir:
                 f"hydra.run.dir={self}: cannot be written ({error.strerror}); choose another "
                 "directory"
             ) from error
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """No other process trains this run inside the block, where the system has such locks.
+
+        Raises:
+            RequestError: another one does.
+        """
+        try:
+            import fcntl
+        except ImportError:
+            yield
+            return
+        with self.config.open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RequestError(
+                    f"resume={self}: another process is training this run; wait until it ends, or "
+                    "stop it"
+                ) from None
+            except OSError:  # a file system without locks
+                log.debug("%s: cannot be locked", self.config)
+            yield
 
     def extend(self, config: DictConfig) -> None:
         """Writes the config of a run that is trained for more epochs. What belongs to the fewer

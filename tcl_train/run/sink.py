@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import logging
 import math
+import threading
 import warnings
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any
 
 from torch import Tensor
 
 from tcl_train.run.directory import RunDir
+from tcl_train.runtime.files import write_text
 
 log = logging.getLogger(__name__)
 
@@ -31,11 +33,15 @@ class Sink:
     def __init__(self, run_dir: RunDir, *, first_step: int = 0) -> None:
         self.is_new = not run_dir.tensorboard.exists()
         purge_step = None if self.is_new else first_step + 1
-        self._writer = _summary_writer(str(run_dir.tensorboard), purge_step)
+        self._folder = str(run_dir.tensorboard)
+        self._hook_before = threading.excepthook
+        threading.excepthook = self._without_traceback
+        with self._naming_the_folder():
+            self._writer = _summary_writer(self._folder, purge_step)
         if run_dir.metrics.exists():
-            lines = run_dir.metrics.read_text().splitlines(keepends=True)
-            kept = [line for line in lines if _stays(line, first_step)]
-            run_dir.metrics.write_text("".join(kept))
+            text = run_dir.metrics.read_text(encoding="utf-8", errors="replace")
+            kept = [line for line in text.splitlines(keepends=True) if _stays(line, first_step)]
+            write_text(run_dir.metrics, "".join(kept))
         self._metrics = run_dir.metrics.open("a", encoding="utf-8")
 
     def write(self, step: int, epoch: int, scalars: Mapping[str, float]) -> None:
@@ -48,19 +54,36 @@ class Sink:
             self._metrics.flush()
         except OSError as error:
             raise OSError(error.errno, error.strerror, self._metrics.name) from error
-        for name, value in scalars.items() if self._writer else ():
-            self._writer.add_scalar(name if "/" in name else f"train/{name}", value, step)
+        with self._naming_the_folder():
+            for name, value in scalars.items() if self._writer else ():
+                self._writer.add_scalar(name if "/" in name else f"train/{name}", value, step)
 
     def picture(self, step: int, name: str, image_CHW: Tensor) -> None:
         """A uint8 picture in TensorBoard."""
-        if self._writer:
-            self._writer.add_image(name, image_CHW, step)
+        with self._naming_the_folder():
+            if self._writer:
+                self._writer.add_image(name, image_CHW, step)
 
     def close(self) -> None:
-        with suppress(OSError):  # of a full disk, which was said when it was written to
-            self._metrics.close()
-        if self._writer:
-            self._writer.close()
+        for file in (self._metrics, self._writer):
+            with suppress(OSError):  # of a full disk, which was said when it was written to
+                if file:
+                    file.close()
+        threading.excepthook = self._hook_before
+
+    @contextmanager
+    def _naming_the_folder(self) -> Iterator[None]:
+        """TensorBoard's errors name no file."""
+        try:
+            yield
+        except OSError as error:
+            strerror = error.strerror or str(error)
+            raise OSError(error.errno, strerror, error.filename or self._folder) from error
+
+    def _without_traceback(self, given: threading.ExceptHookArgs) -> None:
+        """TensorBoard writes in a thread, whose error the next `write` raises."""
+        if given.thread is None or not type(given.thread).__module__.startswith("tensorboard."):
+            self._hook_before(given)
 
     def __enter__(self) -> Sink:
         return self

@@ -5,6 +5,7 @@ N: images; C: channels; H, W: rows and columns.
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import re
@@ -23,7 +24,7 @@ from PIL import Image
 
 from tcl_train.cli.choices import config_dir
 from tcl_train.data import folder
-from tcl_train.data.dataset import DataSet, ReadOptions
+from tcl_train.data.dataset import DataSet, ReadOptions, difference
 from tcl_train.data.folder import image_folder
 from tcl_train.data.images import ArrayImages, FileImages
 from tcl_train.errors import RequestError
@@ -832,7 +833,8 @@ def test_damaged_files_are_left_out_counted_and_listed(
         )
         assert labels(data, "train") == [0, 0, 1, 1]
         assert labels(data, "test") == [0, 1]
-        assert [line.split(":")[0] for line in data.left_out] == ["cat/1.png", "dog/0.png"]
+        named = [line.split(":")[0] for line in data.left_out]
+        assert named == ["train/cat/1.png", "test/dog/0.png"]
         assert "1 of 5 images are damaged and left out" in caplog.text
         assert "cat/1.png: not an image that Pillow can read" in caplog.text
     with pytest.raises(RequestError, match=r"train/cat/1\.png: not an image"):
@@ -896,3 +898,40 @@ def test_missing_and_superfluous_classes_are_named_and_counted(
     assert str(tmp_path / "train") in str(raised.value)
     assert "missing: n0, n1, n2, n3, n4 (7)" in str(raised.value)
     assert "not among them: cat (1)" in str(raised.value)
+
+
+def test_what_could_not_be_read_for_once_is_looked_at_again(
+    tmp_path: Path,
+    save_folders: SaveFolders,
+    read_options: Options,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A network drive that was away, say."""
+    save_folders(tmp_path, TWO_CLASSES)
+    read_bytes = Path.read_bytes
+
+    def fail_once(self: Path) -> bytes:
+        if self.name == "1.png" and self.parent.name == "cat":
+            raise OSError(errno.EIO, "Input/output error")
+        return read_bytes(self)
+
+    for limit in (0, 1):
+        skipping = read_options(on_damaged="skip", memory_limit_gb=limit)
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "read_bytes", fail_once)
+            assert "Input/output error" in image_folder(str(tmp_path), options=skipping).left_out[0]
+        assert image_folder(str(tmp_path), options=skipping).left_out == ()
+
+
+def test_a_streamed_set_is_named_by_the_content_of_all_its_files(
+    tmp_path: Path, write_images: Callable[..., Path], read_options: Options
+) -> None:
+    """Also of those of which the cache's key looks at name, size and times alone."""
+    root = write_images(tmp_path / "images", {"train/red": 100, "train/blue": 4, "test/red": 2})
+    streamed = read_options(memory_limit_gb=0)
+    before = image_folder(str(root), options=streamed).fingerprint()
+    assert image_folder(str(root), options=streamed).fingerprint() == before
+    paths = sorted((root / "train" / "red").iterdir())
+    Image.fromarray(np.full((8, 8, 3), 7, np.uint8)).save(paths[37])
+    changed = image_folder(str(root), options=streamed).fingerprint()
+    assert difference(before, changed) == "other training images than before"

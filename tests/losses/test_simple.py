@@ -34,3 +34,12 @@ def test_the_hard_form_pushes_only_the_hardest(gradient_by_similarity):
 
 def test_all_negatives_are_kept_unless_asked_otherwise():
     assert SimpleContrastive().alpha is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_without_negatives_nothing_is_pushed_however_large_lam_is(dtype):
+    """The sum over all rows less that over the class leaves rounding, which lam would amplify."""
+    z_ND = torch.randn(33, 8, generator=torch.Generator().manual_seed(0)).to(dtype)
+    y_N = torch.zeros(33, dtype=torch.int64)
+    small, large = (SimpleContrastive(lam=lam)(z_ND, y_N) for lam in (1e-6, 1e6))
+    torch.testing.assert_close(large, small)

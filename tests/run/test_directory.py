@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import math
 import threading
@@ -273,3 +275,39 @@ def test_a_config_that_is_not_a_runs_is_named(run_dir: RunDir, text: str) -> Non
     run_dir.config.write_text(text)
     with pytest.raises(RequestError, match=r"config\.yaml"):
         run_dir.read_config()
+
+
+def test_a_disk_that_is_full_leaves_no_half_config(
+    run_dir: RunDir, config: DictConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or else no run could be started there, and none resumed."""
+    open_ = Path.open
+
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    def open_full(self: Path, mode: str = "r", **keys: Any) -> Any:
+        if mode != "x":
+            return open_(self, mode, **keys)
+        open_(self, mode, **keys).close()
+        return Full()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", open_full)
+        with pytest.raises(RequestError, match="No space left on device"):
+            run_dir.claim(config)
+    assert not run_dir.started
+    run_dir.claim(config)
+
+
+def test_a_run_is_trained_by_one_process_at_a_time(run_dir: RunDir, config: DictConfig) -> None:
+    run_dir.claim(config)
+    with (
+        run_dir.held(),
+        pytest.raises(RequestError, match="another process is training this run"),
+        RunDir(run_dir.path).held(),
+    ):
+        pass
+    with run_dir.held():
+        pass

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import threading
 import warnings
 from pathlib import Path
 from typing import Any
@@ -149,3 +151,32 @@ def test_a_picture_is_in_tensorboard(run_dir: RunDir) -> None:
     assert (event.step, event.width, event.height) == (0, 5, 4)
     with Sink(run_dir, first_step=3) as sink:
         assert not sink.is_new
+
+
+def test_bytes_that_are_no_text_are_taken_out(run_dir: RunDir) -> None:
+    run_dir.metrics.write_bytes(b'{"step": 1, "epoch": 0, "loss": 2.0}\n\xff\xfe{\n')
+    Sink(run_dir, first_step=1).close()
+    assert [line["step"] for line in lines(run_dir)] == [1]
+
+
+def test_a_full_disk_of_tensorboard_is_an_error_that_names_its_folder(
+    run_dir: RunDir, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its thread prints nothing."""
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def write_often(sink: Sink) -> None:
+        for step in range(10_000):
+            sink.write(step, 0, {"loss": 1.0})
+
+    hook = threading.excepthook
+    with monkeypatch.context() as patch, Sink(run_dir) as sink:
+        patch.setattr(RecordWriter, "write", full)
+        with pytest.raises(OSError, match="No space left on device") as caught:
+            write_often(sink)
+    assert caught.value.filename == str(run_dir.tensorboard)
+    assert capsys.readouterr().err == ""
+    assert threading.excepthook is hook
