@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from logging.handlers import MemoryHandler
 from typing import Any
 
@@ -79,7 +79,8 @@ def log_to_file(run_dir: RunDir, held: MemoryHandler | None = None) -> Iterator[
         raise
     finally:
         PACKAGE.removeHandler(handler)
-        handler.close()
+        with suppress(OSError):  # of a full disk: what stopped the run is said elsewhere
+            handler.close()
 
 
 class _LogFile(logging.FileHandler):
