@@ -14,4 +14,5 @@ say "mypy"
 "$bin/mypy"
 say "pytest"
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"  # on tensors this small, threads only wait for each other
-"$bin/python" -m pytest "$@"
+# Two at a time; the tests of a file stay together, for what they share.
+"$bin/python" -m pytest -n 2 --dist loadfile "$@"

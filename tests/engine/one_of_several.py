@@ -2,8 +2,8 @@
 
     python one_of_several.py FOLDER RANK COUNT JOB...
 
-Each job is a JSON object {"name", "words", "float64"}: five steps of a tiny run on the digits, of
-which the first process stores the parameters and the losses as FOLDER/NAME-COUNT.pt.
+Each job is a JSON object {"name", "config", "float64"}: five steps of a run with this config
+(YAML), of which the first process stores the parameters and the losses as FOLDER/NAME-COUNT.pt.
 """
 
 from __future__ import annotations
@@ -15,18 +15,20 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from omegaconf import DictConfig, OmegaConf
 
-from tcl_train.build import build_run
-from tcl_train.cli.compose import compose_run
+from tcl_train.build import build_data, build_run
+from tcl_train.data.dataset import DataSet
 from tcl_train.engine.fit import Trainer
 from tcl_train.runtime.processes import Processes
 
 STEPS = 5
 
 
-def train(words: list[str], processes: Processes, *, float64: bool) -> tuple[Trainer, list[float]]:
-    config = compose_run(words).config
-    trainer = build_run(config, processes=processes).trainer
+def train(
+    config: DictConfig, data: DataSet, processes: Processes, *, float64: bool
+) -> tuple[Trainer, list[float]]:
+    trainer = build_run(config, data=data, processes=processes).trainer
     trainer.method.train()
     if float64:
         trainer.method.double().encoder.register_forward_pre_hook(
@@ -43,9 +45,13 @@ def main(folder: Path, rank: int, count: int, jobs: list[str]) -> None:
         dist.init_process_group(
             "gloo", init_method=f"file://{folder / f'met-{count}'}", rank=rank, world_size=count
         )
+    data: DataSet | None = None
     for job in map(json.loads, jobs):
         processes = Processes(rank, count, rank, count)
-        trainer, losses = train(job["words"], processes, float64=job["float64"])
+        config = OmegaConf.create(job["config"])
+        assert isinstance(config, DictConfig)
+        data = data or build_data(config, supervised=True)
+        trainer, losses = train(config, data, processes, float64=job["float64"])
         if rank == 0:
             state = {"losses": losses, **trainer.method.state_dict()}
             torch.save(state, folder / f"{job['name']}-{count}.pt")

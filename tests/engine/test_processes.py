@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from omegaconf import DictConfig, OmegaConf
 
 from tcl_train.cli.choices import choices
 
@@ -40,7 +41,7 @@ Trained = dict[tuple[str, str, int], dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def trained(
-    tmp_path_factory: pytest.TempPathFactory, tiny_words: Callable[..., list[str]]
+    tmp_path_factory: pytest.TempPathFactory, compose_tiny: Callable[..., DictConfig]
 ) -> Trained:
     """What each setting gives in each precision, by the number of processes."""
     folder = tmp_path_factory.mktemp("processes")
@@ -48,7 +49,7 @@ def trained(
         (setting, dtype): json.dumps(
             {
                 "name": f"{setting}-{dtype}".replace(" ", "-"),
-                "words": tiny_words(*COMMON, f"lr={LR[dtype]}", *words),
+                "config": OmegaConf.to_yaml(compose_tiny(*COMMON, f"lr={LR[dtype]}", *words)),
                 "float64": dtype == "float64",
             }
         )
