@@ -104,4 +104,4 @@ class _Normalised(ClosedForm):
         means = F.batch_norm(x, mean_C, var_C, slope_C, level_C, training=False, eps=ctx.eps)
         if not learned:
             by_weight_C = by_bias_C = None
-        return scaled + means, by_weight_C, by_bias_C, None, None, None, None
+        return scaled.add_(means), by_weight_C, by_bias_C, None, None, None, None
