@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import io
 import math
+import os
 import struct
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +25,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from tcl_train.errors import RequestError, printable
 
+STANDARD_ERROR = 2
 ORIENTATION = 0x0112  # the EXIF tag
 SAMPLE_FORMAT, UNSIGNED, SIGNED, BITS = 339, 1, 2, 258  # tags of TIFF and their values
 TRANSPOSE = {
@@ -180,12 +182,31 @@ def _load(content: bytes, share: Share) -> tuple[Image.Image, tuple[int, int]]:
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Without Pillow's warnings of metadata and of images that are merely large. Filters of
-    warnings belong to the process: use it around threads, not in them."""
-    with warnings.catch_warnings():
+    """Without Pillow's warnings of metadata and of images that are merely large, and without what
+    the C libraries below it print of damaged files. Filters of warnings and standard error belong
+    to the process: use it around threads, not in them."""
+    with warnings.catch_warnings(), _without_standard_error():
         warnings.filterwarnings("ignore", module="PIL")
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         yield
+
+
+@contextmanager
+def _without_standard_error() -> Iterator[None]:
+    """Also of C code."""
+    try:
+        kept = os.dup(STANDARD_ERROR)
+    except OSError:  # it is closed
+        yield
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, STANDARD_ERROR)
+    try:
+        yield
+    finally:
+        os.dup2(kept, STANDARD_ERROR)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _orientation(image: Image.Image) -> int:

@@ -6,6 +6,7 @@ H, W: rows and columns.
 from __future__ import annotations
 
 import io
+import os
 import struct
 import zlib
 from collections.abc import Callable
@@ -590,3 +591,22 @@ def test_a_reduced_jpeg_looks_as_the_whole_one(tmp_path: Path) -> None:
     difference = decode(tmp_path / "a.jpg", 64).astype(int) - decode(tmp_path / "a.png", 64)
     assert np.abs(difference).max() <= 6
     assert np.abs(difference).mean() < 1
+
+
+def test_what_c_libraries_print_of_a_damaged_file_is_not_seen(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "0.tif"
+    noise_HWC = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+    Image.fromarray(noise_HWC).save(path, compression="tiff_lzw")
+    content = bytearray(path.read_bytes())
+    content[200:260] = b"\xff" * 60
+    path.write_bytes(content)
+    with pytest.raises(UnreadableImage):
+        check_file(path)
+    assert "tempfile.tif" in capfd.readouterr().err  # libtiff's own words
+    with quietly(), pytest.raises(UnreadableImage):
+        check_file(path)
+    assert capfd.readouterr().err == ""
+    os.write(2, b"seen again")
+    assert capfd.readouterr().err == "seen again"
