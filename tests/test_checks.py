@@ -149,7 +149,7 @@ def test_a_pair_of_words_is_refused():
         checks.interval("scale", ("a", "b"), at_least=0, at_most=1)
 
 
-@pytest.mark.parametrize("value", [[0.1], (0.1,), range(3), iter("ab")], ids=str)
+@pytest.mark.parametrize("value", [[0.1], (0.1,), range(3), iter("ab")], ids=["list", "tuple", "range", "iterator"])
 def test_several_values_come_back_as_a_list(value: Iterable[object]) -> None:
     assert isinstance(checks.several("l2", value), list)
 
