@@ -3,8 +3,8 @@
     python scripts/bench_step.py chunks       # --batch 4096 --chunk 128
     python scripts/bench_step.py processes    # --batch 128
 
-chunks      a batch of 128 as a whole, and one of 4,096 in chunks of 128: milliseconds an image and
-            the peak memory of the process
+chunks      a batch of 128 as a whole (before and after, the mean), and one of 4,096 in chunks of
+            128: milliseconds an image and the peak memory of the process
 processes   one process with two threads, and two processes with one thread each: images a second,
             in turn, medians
 
@@ -90,12 +90,13 @@ def in_processes(words: list[str], steps: int, *, count: int, threads: int) -> d
 
 def chunks(given: argparse.Namespace, table: Table) -> None:
     precision = f"precision={given.precision}"
-    whole = in_processes(
-        [f"batch_size={given.chunk}", precision], 8, count=1, threads=given.threads
-    )
+    small = [f"batch_size={given.chunk}", precision]
+    large = [f"batch_size={given.batch}", f"chunk_size={given.chunk}", precision]
+    before = in_processes(small, 8, count=1, threads=given.threads)
+    chunked = in_processes(large, 1, count=1, threads=given.threads)
+    after = in_processes(small, 8, count=1, threads=given.threads)
+    whole = {name: (before[name] + after[name]) / 2 for name in before}
     table.add({"batch": given.chunk, "chunk": "", **whole, "time ratio": 1, "memory ratio": 1})
-    words = [f"batch_size={given.batch}", f"chunk_size={given.chunk}", precision]
-    chunked = in_processes(words, 1, count=1, threads=given.threads)
     ratios = {
         "time ratio": chunked["ms an image"] / whole["ms an image"],
         "memory ratio": chunked["peak MiB"] / whole["peak MiB"],
