@@ -13,7 +13,7 @@ derived (the stem, the mean, the steps) is worked out where it is built.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import partial
@@ -80,34 +80,47 @@ class Settings:
     view_size: int | Sequence[Sequence[int]] | Mapping[int, int] | None = None
 
     def __post_init__(self) -> None:
-        checks.integer("seed", self.seed, at_least=0)
-        checks.integer("epochs", self.epochs, at_least=1)
-        checks.integer("batch_size", self.batch_size, at_least=2)
-        checks.integer("views", self.views, at_least=1)
-        by_epoch("view_size", self.view_size, self.epochs)
-        checks.boolean("supervised", self.supervised)
-        checks.number("lr", self.lr, above=0)
-        checks.one_of("device", self.device, DEVICES)
-        checks.one_of("precision", self.precision, PRECISIONS)
-        checks.boolean("compile", self.compile)
-        checks.boolean("random_encoder_baseline", self.random_encoder_baseline)
-        checks.integer("log_every", self.log_every, at_least=1)
-        checks.boolean("deterministic", self.deterministic)
-        checks.boolean("profile", self.profile)
-        checks.boolean("mirror_features", self.mirror_features)
-        checks.number("validation", self.validation, at_least=0, below=1)
-        NonFinite(self.on_nonfinite, self.nonfinite_limit)
-        checks.one_of("on_collapse", self.on_collapse, ON_COLLAPSE)
-        if self.chunk_size is not None:
-            checks.integer("chunk_size (or null)", self.chunk_size, at_least=1)
-        if not isinstance(self.checkpoint, Mapping):
-            raise TypeError(f"checkpoint must hold every and keep, got {self.checkpoint!r}")
-        checks.integer("checkpoint.every", self.checkpoint["every"], at_least=1)
-        minutes = self.checkpoint.get("every_minutes")  # which runs of earlier versions lack
-        if minutes is not None:
-            checks.number("checkpoint.every_minutes (or null)", minutes, above=0)
-        if self.checkpoint["keep"] != "all":
-            checks.integer("checkpoint.keep (or all)", self.checkpoint["keep"], at_least=1)
+        c = checks
+        c.all_of(
+            lambda: c.integer("seed", self.seed, at_least=0),
+            lambda: c.integer("epochs", self.epochs, at_least=1),
+            lambda: c.integer("batch_size", self.batch_size, at_least=2),
+            lambda: c.integer("views", self.views, at_least=1),
+            lambda: by_epoch("view_size", self.view_size, self.epochs),
+            lambda: c.boolean("supervised", self.supervised),
+            lambda: c.number("lr", self.lr, above=0),
+            lambda: c.one_of("device", self.device, DEVICES),
+            lambda: c.one_of("precision", self.precision, PRECISIONS),
+            lambda: c.boolean("compile", self.compile),
+            lambda: c.boolean("random_encoder_baseline", self.random_encoder_baseline),
+            lambda: c.integer("log_every", self.log_every, at_least=1),
+            lambda: c.boolean("deterministic", self.deterministic),
+            lambda: c.boolean("profile", self.profile),
+            lambda: c.boolean("mirror_features", self.mirror_features),
+            lambda: c.number("validation", self.validation, at_least=0, below=1),
+            lambda: NonFinite(self.on_nonfinite, self.nonfinite_limit),
+            lambda: c.one_of("on_collapse", self.on_collapse, ON_COLLAPSE),
+            lambda: (
+                self.chunk_size is None
+                or c.integer("chunk_size (or null)", self.chunk_size, at_least=1)
+            ),
+            self._check_checkpoint,
+        )
+
+    def _check_checkpoint(self) -> None:
+        given = self.checkpoint
+        if not isinstance(given, Mapping):
+            raise TypeError(f"checkpoint must hold every and keep, got {given!r}")
+        minutes = given.get("every_minutes")  # which runs of earlier versions lack
+        keep, place = given["keep"], "checkpoint.keep (or all)"
+        checks.all_of(
+            lambda: checks.integer("checkpoint.every", given["every"], at_least=1),
+            lambda: (
+                minutes is None
+                or checks.number("checkpoint.every_minutes (or null)", minutes, above=0)
+            ),
+            lambda: keep == "all" or checks.integer(place, keep, at_least=1),
+        )
 
 
 def read_settings(config: DictConfig) -> Settings:
@@ -190,8 +203,12 @@ def build_run(
         RequestError: a value is out of range, the parts do not fit together, data are missing, or
             the checkpoint belongs to another run.
     """
-    settings = read_settings(config)
-    loss, probe = build_loss(config), build_probe(config)  # wrong values, before data are read
+    settings, loss, probe, _ = _all_parts(  # what is wrong with them, before data are read
+        partial(read_settings, config),
+        partial(build_loss, config),
+        partial(build_probe, config),
+        partial(build_schedule, config),
+    )
     found = None
     if resume_from is not None:
         found = checkpoint.load_newest(resume_from, needed=Trainer.PARTS)
@@ -230,6 +247,20 @@ def _with_validation(data: DataSet, settings: Settings) -> DataSet:
     with _as_request_error(""):
         g = generator(settings.seed, "validation")
         return data.with_validation(settings.validation, g)
+
+
+def _all_parts(*makers: Callable[[], Any]) -> list[Any]:
+    """What all of them make. Raises RequestError with everything that they complain of."""
+    parts: list[Any] = []
+    problems: list[str] = []
+    for make in makers:
+        try:
+            parts.append(make())
+        except RequestError as error:
+            problems.append(str(error))
+    if problems:
+        raise RequestError("; ".join(dict.fromkeys(problems)))
+    return parts
 
 
 def _build_trainer(

@@ -4,7 +4,7 @@ names the argument, the value, and what would be right."""
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 
@@ -87,3 +87,18 @@ def probability(name: str, value: Any) -> float | tuple[float, ...]:
     if isinstance(value, Sequence) and not isinstance(value, str) and len(value) > 0:
         return tuple(number(f"{name}[{i}]", v, at_least=0, at_most=1) for i, v in enumerate(value))
     return number(name, value, at_least=0, at_most=1)
+
+
+def all_of(*checks: Callable[[], object]) -> None:
+    """Carries out all of them, and then raises what they complained of: the error of the only one,
+    or a ValueError that says everything."""
+    errors: list[Exception] = []
+    for check in checks:
+        try:
+            check()
+        except (ValueError, TypeError) as error:
+            errors.append(error)
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        raise ValueError("; ".join(dict.fromkeys(map(str, errors))))

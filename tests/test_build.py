@@ -34,7 +34,7 @@ def test_settings_are_those_of_the_config(tiny: DictConfig) -> None:
     settings = configs.read_settings(tiny)
     assert (settings.epochs, settings.batch_size, settings.views) == (1, 256, 2)
     assert (settings.seed, settings.supervised, settings.lr) == (1, True, 0.1)
-    assert settings.checkpoint == {"every": 1, "keep": 1}
+    assert settings.checkpoint == {"every": 1, "every_minutes": None, "keep": 1}
 
 
 @pytest.mark.parametrize(

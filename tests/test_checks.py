@@ -149,7 +149,9 @@ def test_a_pair_of_words_is_refused():
         checks.interval("scale", ("a", "b"), at_least=0, at_most=1)
 
 
-@pytest.mark.parametrize("value", [[0.1], (0.1,), range(3), iter("ab")], ids=["list", "tuple", "range", "iterator"])
+@pytest.mark.parametrize(
+    "value", [[0.1], (0.1,), range(3), iter("ab")], ids=["list", "tuple", "range", "iterator"]
+)
 def test_several_values_come_back_as_a_list(value: Iterable[object]) -> None:
     assert isinstance(checks.several("l2", value), list)
 
@@ -181,3 +183,17 @@ def test_a_probability_is_a_number_or_one_a_view(value: float) -> None:
 def test_what_is_no_probability_is_named(value: object, named: str) -> None:
     with pytest.raises((ValueError, TypeError), match=rf"^{named} must be a finite number >= 0"):
         checks.probability("p", value)
+
+
+def test_all_complaints_are_raised_at_once():
+    done = []
+    checks.all_of(lambda: done.append(1), lambda: checks.integer("a", 1, at_least=1))
+    assert done == [1]
+    with pytest.raises(TypeError, match=r"^a must be"):
+        checks.all_of(lambda: checks.integer("a", "x", at_least=1), lambda: done.append(2))
+    assert done == [1, 2]
+    with pytest.raises(ValueError, match=r"^a must be .*; b must be .*"):
+        checks.all_of(
+            lambda: checks.integer("a", "x", at_least=1),
+            lambda: checks.number("b", -1, at_least=0),
+        )

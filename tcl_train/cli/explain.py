@@ -115,12 +115,15 @@ def explain(overrides: Sequence[Override], error: Exception) -> str:
     except (HydraException, OmegaConfBaseException):
         return first_line(error)
     known = set(_keys(base))
-    for override in overrides:
-        if not is_group(override) and not _is_added(override):
-            key = override.key_or_group
-            if key not in known and not key.startswith("hydra."):
-                return _unknown_key(override, known)
-    return first_line(error)
+    unknown = [
+        override
+        for override in overrides
+        if not (is_group(override) or _is_added(override))
+        and override.key_or_group not in known
+        and not override.key_or_group.startswith("hydra.")
+    ]
+    said = dict.fromkeys(_unknown_key(override, known) for override in unknown)
+    return "; ".join(said) or first_line(error)
 
 
 def _choices_of_user_too(group: str, overrides: Iterable[Override]) -> list[str]:
@@ -186,9 +189,9 @@ def _keys(config: DictConfig, prefix: str = "") -> Iterator[str]:
 
 
 def _nearest(word: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    if not near:  # a key that is typed without the group it is in
-        near = [key for key in known if key.rsplit(".", 1)[-1] == word][:1]
+    # A key that is typed without the group it is in, or with a slip.
+    near = [key for key in known if key.rsplit(".", 1)[-1] == word][:1]
+    near = near or difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     return f", did you mean {near[0]}?" if near else ""
 
 

@@ -20,7 +20,7 @@ from tcl_train.errors import RequestError
         (["encoder.widht=4"], ["encoder.widht", "did you mean encoder.width?"]),
         (["warmup_epochs=1"], ["did you mean scheduler.warmup_epochs?"]),
         (["datset=digits"], ["datset", "did you mean dataset?"]),
-        (["nothing_like_it=1"], ["nothing_like_it: no such key;", "--help"]),
+        (["zzyzx=1"], ["zzyzx: no such key;", "--help"]),
         (["+epocs=3"], ["epocs", "no such key"]),
         (["++epocs=3"], ["epocs", "no such key"]),
         (["encoder.stem=small", "encoder=resnet18", "encoder.width=4"], ["encoder.width"]),

@@ -27,6 +27,14 @@ from tcl_train.cli.compose import compose_run
 # composing or the settings refuse is in test_compose.py and test_config.py.
 BAD_REQUESTS = {
     "an unknown key: the nearest known one": (["epocs=3"], ["epocs", "did you mean epochs?"]),
+    "several unknown keys: all of them": (
+        ["epocs=3", "lr=0.1", "batchsize=3"],
+        ["did you mean epochs?", "; ", "did you mean batch_size?"],
+    ),
+    "several wrong values: all of them": (
+        ["epochs=0", "tau=0", "probe.held_out=2", "batch_size=1", "scheduler.floor=7"],
+        ["epochs must", "batch_size must", "loss: tau", "probe: held_out", "scheduler: floor"],
+    ),
     "an unknown choice: the list": (["loss=bogus"], ["loss=bogus", *choices("loss")]),
     "no choice": (["loss=null"], ["loss=null", "supcon"]),
     "an unknown flag": (["--epochs=3"], ["--epochs=3", "no such flag", "key=value"]),
