@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -200,7 +201,8 @@ def test_the_root_keys_of_a_loss_are_those_that_it_uses(loss: str) -> None:
     """Such a key is typed without a path; one that led nowhere would be ignored in silence."""
     config = load("loss", loss)
     container: Any = OmegaConf.to_container(config)
-    used = {value for value in container["loss"].values() if str(value).startswith("${")}
+    values = " ".join(map(str, container["loss"].values()))
+    used = set(re.findall(r"\$\{\w+\}", values))
     brought = set(container) - {"loss", "defaults", "supervised", "views"}
     assert used == {f"${{{key}}}" for key in brought}
     # And what is in the contract's list of root keys is there as one.

@@ -359,7 +359,7 @@ def test_a_full_disk_ends_the_run_and_keeps_the_checkpoint_before(
     assert str(run_dir.log) in line
     assert "resume=run" in line
     assert checkpoint.load(run_dir.checkpoints / "last.pt")["step"] == 5
-    assert [path.name for path in run_dir.checkpoints.iterdir()] == ["last.pt"]
+    assert {path.name for path in run_dir.checkpoints.iterdir()} == {"last.pt", "previous.pt"}
 
 
 def test_a_failure_in_the_evaluation_leaves_a_run_to_go_on_with(
