@@ -18,7 +18,6 @@ import argparse
 import json
 import os
 import resource
-import socket
 import statistics
 import subprocess
 import sys
@@ -29,6 +28,7 @@ from typing import Any
 import torch
 from bench_record import Table
 from bench_throughput import random_data
+from ranks import environments
 
 from tcl_train.build import build_run
 from tcl_train.cli.compose import compose_run
@@ -66,22 +66,11 @@ def _steps(trainer: Any, steps: int) -> dict[str, float]:
 
 def in_processes(words: list[str], steps: int, *, count: int, threads: int) -> dict[str, float]:
     """What the first of so many processes measured."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    running = []
-    for rank in range(count):
-        place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1"}
-        place |= {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count), "MASTER_PORT": port}
-        environment = {
-            **os.environ,
-            "OMP_NUM_THREADS": str(threads),
-            **(place if count > 1 else {}),
-        }
-        command = [sys.executable, __file__, "one", json.dumps([words, steps])]
-        running.append(
-            subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
-        )
+    command = [sys.executable, __file__, "one", json.dumps([words, steps])]
+    running = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+        for environment in environments(count, threads=threads)
+    ]
     outputs = [process.communicate()[0] for process in running]
     if any(process.returncode for process in running):
         raise SystemExit("a process failed")

@@ -12,11 +12,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -27,6 +25,7 @@ from typing import Any
 import torch
 from bench_record import Table
 from omegaconf import OmegaConf
+from ranks import environments
 
 from tcl_train.run import checkpoint
 from tcl_train.run.directory import RunDir
@@ -43,22 +42,12 @@ WORDS = (
 
 
 def start(words: list[str], processes: int) -> list[subprocess.Popen[str]]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    started = []
-    for rank in range(processes):
-        place = {"RANK": rank, "LOCAL_RANK": rank, "MASTER_PORT": port}
-        place |= {"WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        if processes > 1:
-            environment |= {"MASTER_ADDR": "127.0.0.1", **{k: str(v) for k, v in place.items()}}
-        command = [sys.executable, "-m", "tcl_train", *words]
-        pipe = subprocess.PIPE
-        started.append(
-            subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment)
-        )
-    return started
+    command = [sys.executable, "-m", "tcl_train", *words]
+    pipe = subprocess.PIPE
+    return [
+        subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment)
+        for environment in environments(processes, threads=1)
+    ]
 
 
 def wait(running: list[subprocess.Popen[str]]) -> tuple[list[int], str]:

@@ -3,7 +3,7 @@
 Optuna chooses the values of each next run from the results of those before; what it maximises is
 `val_top1`, the accuracy on validation images, and never that on the test split. Jobs are started as
 those of a sweep are (tcl_train/cli/sweep.py). The study is kept in the sweep's directory, so that
-the same command goes on with it.
+the same command continues it.
 """
 
 from __future__ import annotations

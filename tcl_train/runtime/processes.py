@@ -181,7 +181,7 @@ _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_t
 
 def _is_of_peers(error: BaseException) -> bool:
     """Whether an error may come from another process's end."""
-    return isinstance(error, RuntimeError)  # gloo raises no kind of its own
+    return isinstance(error, RuntimeError)  # gloo raises plain ones
 
 
 def _note(error: BaseException, processes: Processes) -> dict[str, Any]:
