@@ -3,8 +3,9 @@
 The loss is a function of all embeddings, and an embedding depends on its image's views only. So
 each process embeds its share of the images; the embeddings are put together; every process takes
 the whole loss and its gradient by the embeddings; and each goes backward through its own. With
-chunks the embeddings are made twice, first without what a backward pass needs, and then chunk by chunk with it
-(Gao et al. 2021, "Scaling deep contrastive learning batch size under memory limited setup").
+chunks the embeddings are made twice, first without what a backward pass needs, and then chunk by
+chunk with it (Gao et al. 2021, "Scaling deep contrastive learning batch size under memory limited
+setup").
 
 B: images of the global batch; P: processes; L = B / P: those of one of them; V: views.
 """
