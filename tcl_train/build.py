@@ -28,6 +28,7 @@ from torch import nn
 
 from tcl_train import checks
 from tcl_train.data.augment import Augment
+from tcl_train.data.augment.transform import Transform
 from tcl_train.data.dataset import DataSet, ReadOptions, Split, difference
 from tcl_train.data.loader import Loader, cut_where_read
 from tcl_train.data.normalize import Normalize
@@ -272,10 +273,7 @@ def _build_trainer(
     runtime: Runtime,
 ) -> Trainer:
     """All that pretraining needs, at step 0."""
-    view_size = by_epoch("view_size", settings.view_size, settings.epochs)
-    view_sizes = {view_size(epoch) for epoch in range(settings.epochs)}
-    augment = build_augment(config, data, view_sizes=view_sizes)
-    cut, augment = cut_where_read(augment, data.pretrain, settings.views, view_size)
+    cut, groups = cut_where_read(build_views(config, settings, data), data.pretrain)
     shares = Shares(settings.batch_size, settings.chunk_size, runtime.processes)
     loader = Loader(
         data.pretrain,
@@ -294,9 +292,7 @@ def _build_trainer(
     return Trainer(
         method=method,
         loader=loader,
-        views=ViewPlan(
-            [ViewGroup(augment=augment, count=settings.views, size=view_size)], seed=settings.seed
-        ),
+        views=ViewPlan(groups, seed=settings.seed),
         gradients=Gradients(runtime, shares, seed=settings.seed),
         optimizer=build_optimizer(config, method),
         schedule=build_schedule(config),
@@ -482,22 +478,66 @@ def _cache_dir(given: str | None) -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "tcl-train"
 
 
-def build_augment(
-    config: DictConfig, data: DataSet, *, view_sizes: Iterable[int | None] = (None,)
-) -> Augment:
-    """Raises RequestError for a wrong setting and for images of which it cannot make views of these
-    sides."""
-    presets = {
-        place: {name: _build(f"{place}.{name}", node) for name, node in config[place].items()}
-        for place in ("augment", "second_view")
-        if config.get(place) is not None
-    }
-    normalize = Normalize(size=data.image_size, mean=data.mean, std=data.std)
-    augment = Augment(presets["augment"], normalize, presets.get("second_view"))
-    with _as_request_error(""):
-        for size in view_sizes:
-            augment.with_size(size).check(data.image_size, data.image_size)
+def build_augment(config: DictConfig, data: DataSet) -> Augment:
+    """That of `augment` and `second_view`. Raises RequestError for a wrong setting and for images
+    of which it cannot make views."""
+    second = None
+    if config.get("second_view") is not None:
+        second = _build_transforms("second_view", config.second_view)
+    augment = Augment(_build_transforms("augment", config.augment), _normalize(data), second)
+    _check_views("", augment, data, [None])
     return augment
+
+
+def build_views(config: DictConfig, settings: Settings, data: DataSet) -> list[ViewGroup]:
+    """The views of `augment`, and the groups of `multicrop`. Raises RequestError for a wrong
+    setting and for images of which it cannot make views of these sides."""
+    size = by_epoch("view_size", settings.view_size, settings.epochs)
+    augment = build_augment(config, data)
+    groups = [ViewGroup(augment=augment, count=settings.views, size=size, name="views")]
+    for name, node in (config.get("multicrop") or {}).items():  # which earlier versions lack
+        groups.append(_further_views(f"multicrop.{name}", name, node, groups[0], data))
+    for group in groups:
+        place = "" if group is groups[0] else f"multicrop.{group.name}."
+        sizes = {group.size(epoch) for epoch in range(settings.epochs)}
+        _check_views(place, group.augment, data, sizes)
+    return groups
+
+
+def _further_views(
+    place: str, name: str, node: DictConfig, first: ViewGroup, data: DataSet
+) -> ViewGroup:
+    keys = {"count", "size", "augment"}
+    if not isinstance(node, DictConfig) or set(node) != keys:
+        raise RequestError(f"{place} must hold count, size and augment, got {node}")
+    with _as_request_error(place):
+        count, size = checks.integer("count", node.count, at_least=1), node["size"]
+        if size is not None:
+            checks.integer("size (or null)", size, at_least=1)
+    transforms = _build_transforms(f"{place}.augment", node.augment)
+
+    def side(epoch: int) -> int:
+        return size or max(1, first.side(epoch) // 2)
+
+    return ViewGroup(
+        augment=Augment(transforms, _normalize(data)), count=count, size=side, name=name
+    )
+
+
+def _build_transforms(place: str, node: DictConfig) -> dict[str, Transform]:
+    return {str(name): _build(f"{place}.{name!s}", of_one) for name, of_one in node.items()}
+
+
+def _normalize(data: DataSet) -> Normalize:
+    return Normalize(size=data.image_size, mean=data.mean, std=data.std)
+
+
+def _check_views(place: str, augment: Augment, data: DataSet, sizes: Iterable[int | None]) -> None:
+    try:
+        for size in sizes:
+            augment.with_size(size).check(data.image_size, data.image_size)
+    except ValueError as error:
+        raise RequestError(f"{place}{error}") from error
 
 
 def build_encoder(config: DictConfig, *, image_size: int) -> Encoder:

@@ -58,11 +58,14 @@ def _check_kind(override: Override, config: DictConfig, overrides: Iterable[Over
 
 def _holds_settings(key: str, parent: DictConfig) -> bool:
     """Whether settings belong below a key. Known without composing again, for a quick start: they
-    do at some roots, and where a group's choice has parts of its own, as augment does."""
-    place = key.rpartition(".")[0]
-    if place:
-        return place in groups() and "_target_" not in parent
-    return isinstance(_root().get(key), DictConfig)
+    do at some roots, where a group's choice has parts of its own, as augment does, and where one
+    group holds another's choice, as multicrop.small.augment does."""
+    *places, last = key.split(".")
+    if not places:
+        return isinstance(_root().get(key), DictConfig)
+    if len(places) > 1 and last in groups():
+        return True
+    return places[-1] in groups() and "_target_" not in parent
 
 
 @cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import operator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -16,7 +17,7 @@ from tcl_train.engine.meter import Meter
 from tcl_train.engine.nonfinite import NonFinite
 from tcl_train.engine.optimizers import Optimizer
 from tcl_train.engine.profile import Profile
-from tcl_train.engine.schedule import Schedule
+from tcl_train.engine.schedule import Schedule, along_cosine
 from tcl_train.errors import Interrupted, TrainingError
 from tcl_train.methods.diagnostics import find_collapse
 from tcl_train.methods.method import Method, StepOutput
@@ -119,10 +120,10 @@ class Trainer:
     def train_step(self, batch: Batch) -> StepOutput:
         """Views, loss, gradient, update. Nothing here waits for the device, unless losses that are
         not finite are skipped."""
-        self.set_learning_rates()
         epoch, progress = self.step // self.loader.steps_per_epoch, self.step / self.total_steps
+        self.set_rates(progress)
         views = self.views.draw(
-            batch.images_BCHW,
+            batch.images,
             self.loader.places,
             batch_size=len(batch.labels_B),
             epoch=epoch,
@@ -141,11 +142,22 @@ class Trainer:
     def learning_rate(self, step: int) -> float:
         return self.lr * self.schedule(step, self.loader.steps_per_epoch, self.epochs)
 
-    def set_learning_rates(self) -> None:
+    def pixels_seen(self) -> int:
+        """Of all views up to this step."""
+        per_epoch = self.loader.steps_per_epoch
+        steps = [min(per_epoch, self.step - start) for start in range(0, self.step, per_epoch)]
+        pixels = [self.views.pixels(epoch) for epoch in range(len(steps))]
+        return self.loader.batch_size * sum(map(operator.mul, steps, pixels))
+
+    def set_rates(self, progress: float) -> None:
+        """The learning rate of each group, and its weight decay where that changes."""
         lr = self.learning_rate(self.step)
         for group in self.optimizer.param_groups:
             fixed = group.get("fixed_lr", False)  # which checkpoints of earlier versions lack
             group["lr"] = (self.lr if fixed else lr) * group.get("lr_scale", 1.0)
+            if "weight_decay_ends" in group:
+                first, last = group["weight_decay_ends"]
+                group["weight_decay"] = along_cosine(first, last, progress)
 
     def measure(self, step: StepOutput) -> dict[str, float]:
         """The scalars of a logging step; only here does the loop wait for the device."""

@@ -25,6 +25,7 @@ from tcl_train.errors import CommandError, Interrupted, RequestError, TrainingEr
 
 SECONDS_BETWEEN_LOOKS = 0.05
 SECONDS_TO_SAY_WHY = 3.0  # for a process that has ended, to have left a note
+LARGE = 2**15  # numbers in a tensor that is worth a message of its own
 FAILURE = "failure"
 SPEAKER = "speaker"
 KNOWN = "known"  # by how many processes
@@ -66,15 +67,21 @@ class Processes:
         return torch.cat([part[:n] for part, n in zip(parts, counts, strict=True)])
 
     def add_up(self, tensors: list[Tensor]) -> None:
-        """Replaces each tensor by its sum over the processes."""
+        """Replaces each tensor by its sum over the processes. Large ones go as they lie in memory,
+        without a copy; the others go together."""
         if self.count == 1:
             return
-        for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
-            same = [tensor for tensor in tensors if tensor.dtype == dtype]
-            flat = torch.cat([tensor.flatten() for tensor in same])
+        large = {i: lying for i, x in enumerate(tensors) if (lying := _large(x)) is not None}
+        works = [dist.all_reduce(lying, async_op=True) for lying in large.values()]
+        small = [x for i, x in enumerate(tensors) if i not in large]
+        for dtype in dict.fromkeys(x.dtype for x in small):
+            same = [x for x in small if x.dtype == dtype]
+            flat = torch.cat([x.flatten() for x in same])
             dist.all_reduce(flat)
-            for tensor, total in zip(same, flat.split([t.numel() for t in same]), strict=True):
-                tensor.copy_(total.view_as(tensor))
+            for x, total in zip(same, flat.split([x.numel() for x in same]), strict=True):
+                x.copy_(total.view_as(x))
+        for work in works:
+            work.wait()
 
     # -------------------------------------------------------------- agreeing
 
@@ -172,6 +179,15 @@ class Processes:
             if time.monotonic() >= end:
                 return None
             time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+def _large(x: Tensor) -> Tensor | None:
+    """A large tensor with its dimensions in the order of memory; None: small, or with gaps."""
+    if x.numel() < LARGE:
+        return None
+    if x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last):
+        x = x.permute(0, 2, 3, 1)
+    return x if x.is_contiguous() else None
 
 
 ALONE = Processes()

@@ -36,7 +36,7 @@ def loader(split: Split, **changes: Any) -> Loader:
 
 
 def numbers(batch: Batch) -> list[int]:
-    low_B, high_B = batch.images_BCHW[:, :, 0, 0].long().unbind(1)
+    low_B, high_B = batch.images[0][:, :, 0, 0].long().unbind(1)
     return (low_B + 256 * high_B).tolist()
 
 
@@ -218,7 +218,7 @@ def test_on_cuda_each_batch_is_made_on_a_side_stream_and_waited_for(
     def batches() -> Iterator[Any]:
         for number in range(2):
             said.append(f"make {number}")
-            yield Batch(Noting(said), Noting(said))  # type: ignore[arg-type]
+            yield Batch([Noting(said)], Noting(said))  # type: ignore[arg-type]
 
     for _ in prefetch(batches(), torch.device("cuda")):
         said.append("train")
@@ -227,5 +227,5 @@ def test_on_cuda_each_batch_is_made_on_a_side_stream_and_waited_for(
 
 
 def test_elsewhere_batches_come_as_they_are() -> None:
-    given = [Batch(torch.zeros(1), torch.zeros(1)) for _ in range(3)]
+    given = [Batch([torch.zeros(1)], torch.zeros(1)) for _ in range(3)]
     assert list(prefetch(iter(given), CPU)) == given

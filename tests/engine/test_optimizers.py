@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
+from omegaconf import DictConfig
 from torch import nn
 
+from tcl_train.build import build_run
 from tcl_train.engine.optimizers import LARS, adamw, lars, parameter_groups, sgd
 
 MAKERS = [sgd, adamw, lars]
@@ -274,3 +277,24 @@ def test_a_negative_learning_rate_is_refused(maker):
     """It would climb; torch's own optimisers refuse it, and so must ours."""
     with pytest.raises(ValueError, match=r"(lr|learning rate).*-0.1"):
         maker(model(), -0.1)
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adamw", "lars"])
+def test_weight_decay_follows_a_cosine_to_its_end(
+    kind: str, compose_tiny: Callable[..., DictConfig]
+) -> None:
+    words = f"optimizer={kind}", "optimizer.weight_decay=0.04", "optimizer.weight_decay_end=0.4"
+    config = compose_tiny(*words, "epochs=4", "optimizer.decay_bias_and_norm=false")
+    trainer = build_run(config).trainer
+    for progress, expected in ((0, 0.04), (0.5, 0.22), (1, 0.4)):
+        trainer.set_rates(progress)
+        decays = [group["weight_decay"] for group in trainer.optimizer.param_groups]
+        assert decays == pytest.approx([expected, 0])
+
+
+def test_weight_decay_stays_as_it_is_without_an_end(
+    compose_tiny: Callable[..., DictConfig],
+) -> None:
+    trainer = build_run(compose_tiny("optimizer=sgd", "optimizer.weight_decay=0.04")).trainer
+    trainer.set_rates(0.7)
+    assert {group["weight_decay"] for group in trainer.optimizer.param_groups} == {0.04}

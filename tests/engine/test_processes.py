@@ -33,6 +33,9 @@ SETTINGS = {
     "chunks and group norm": ("chunk_size=8", "encoder.norm=group"),
     "a last chunk that is smaller": ("chunk_size=12", "method=class_rows", "loss=supcon"),
     "muon": ("optimizer=muon",),
+    "several sizes": ("multicrop=small", "multicrop.small.count=2", "chunk_size=16"),
+    "small blocks": ("loss=tcl",),
+    "small blocks of hard negatives": ("loss=hard",),
 }
 pytestmark = pytest.mark.slow
 
@@ -51,6 +54,7 @@ def trained(
                 "name": f"{setting}-{dtype}".replace(" ", "-"),
                 "config": OmegaConf.to_yaml(compose_tiny(*COMMON, f"lr={LR[dtype]}", *words)),
                 "float64": dtype == "float64",
+                "small_blocks": setting.startswith("small blocks"),
             }
         )
         for setting, words in SETTINGS.items()
