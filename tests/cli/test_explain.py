@@ -62,7 +62,7 @@ def test_where_settings_belong_is_known_without_composing(group: str) -> None:
         config = OmegaConf.create({group: OmegaConf.load(path)})
         if "@package _global_" in path.read_text():
             config = config[group]
-        for key in {**config.get(group, {})}.keys() - {"defaults"}:
+        for key in set(config.get(group, {})) - {"defaults"}:
             node = config[group]._get_node(key)
             place = f"{group}.{key}"
             holds = explain._holds_settings(place, config[group])
