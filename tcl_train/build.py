@@ -137,6 +137,11 @@ def read_settings(config: DictConfig) -> Settings:
             f"views=1 with supervised=false leaves the loss {config.names.loss} without positives; "
             "give views=2 or more, or supervised=true"
         )
+    if settings.supervised and not _method_class(config).reads_labels:
+        raise RequestError(
+            f"supervised=true: method={config.names.method} reads no labels; give supervised=false "
+            "or another method"
+        )
     if needs_labels and not settings.supervised:
         raise RequestError(
             f"supervised=false: loss={config.names.loss} with method={config.names.method} learns "

@@ -15,12 +15,13 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from tcl_train.cli import resolvers
-from tcl_train.cli.choices import CONFIG_NAME, SECOND_VIEW, config_dir
+from tcl_train.cli.choices import CONFIG_NAME, GOES_WITH, SECOND_VIEW, config_dir
 from tcl_train.cli.explain import check_overrides, explain, first_line, is_group
 from tcl_train.cli.overrides import (
     SEARCHPATH,
@@ -72,6 +73,8 @@ def compose_with_hydra(overrides: Sequence[str]) -> DictConfig:
         RequestError: explains the first override that cannot be carried out.
     """
     overrides = quote_overrides(overrides)
+    given = len(overrides)
+    overrides = [*overrides, *_going_with(parse_overrides(overrides))]
     parsed = parse_overrides(overrides)
     for override in parsed:
         below_augment = override.key_or_group.startswith(("augment.", f"{SECOND_VIEW}."))
@@ -91,7 +94,18 @@ def compose_with_hydra(overrides: Sequence[str]) -> DictConfig:
         except (HydraException, OmegaConfBaseException, ValueError) as error:
             raise RequestError(explain(parsed, error)) from error
         check_overrides(parsed, config)
+    config.hydra.overrides.task = config.hydra.overrides.task[:given]
     return config
+
+
+def _going_with(given: Sequence[Override]) -> list[str]:
+    """The choices that go with those that were made."""
+    made = {override.key_or_group: override.value() for override in given}
+    return [
+        f"{group}={choice}"
+        for (by_group, by_choice), (group, choice) in GOES_WITH.items()
+        if made.get(by_group) == by_choice and group not in made
+    ]
 
 
 def without_hydra(config: DictConfig) -> DictConfig:

@@ -129,6 +129,7 @@ def lars(
     *,
     momentum: float = 0.9,
     trust: float = 1e-3,
+    clip: bool = False,
     weight_decay: float = 1e-6,
     weight_decay_end: float | None = None,
     decay_bias_and_norm: bool = False,
@@ -136,13 +137,14 @@ def lars(
     """SGD with layer-wise adaptive rates, for large batches. See :class:`LARS`."""
     checks.number("momentum", momentum, at_least=0, below=1)
     checks.number("trust", trust, above=0)
+    checks.boolean("clip", clip)
     groups = parameter_groups(
         module,
         weight_decay=weight_decay,
         weight_decay_end=weight_decay_end,
         decay_bias_and_norm=decay_bias_and_norm,
     )
-    return LARS(groups, lr=lr, momentum=momentum, trust=trust)
+    return LARS(groups, lr=lr, momentum=momentum, trust=trust, clip=clip)
 
 
 class MomentumOptimizer(Optimizer):
@@ -179,22 +181,33 @@ class LARS(MomentumOptimizer):
         r = trust |w| / |g|  for tensors of two dimensions or more where both norms are > 0, else 1
         u <- momentum u + r lr g;   w <- w - u
 
+    and with `clip` r lr is at most lr: min(r, lr) in place of r lr (LARC).
+
     Source: You, Gitman and Ginsburg 2017, with |g| after weight decay, as in the SimCLR code;
     biases and normalisation parameters are not scaled.
     """
 
     def __init__(
-        self, params: Any, *, lr: float, momentum: float, trust: float, weight_decay: float = 0.0
+        self,
+        params: Any,
+        *,
+        lr: float,
+        momentum: float,
+        trust: float,
+        clip: bool = False,
+        weight_decay: float = 0.0,
     ) -> None:
         checks.number("lr", lr, at_least=0)
         defaults = {"lr": lr, "momentum": momentum, "trust": trust, "weight_decay": weight_decay}
-        super().__init__(params, defaults)
+        super().__init__(params, {**defaults, "clip": clip})
 
     def update(self, w: Tensor, gradient: Tensor, buffer: Tensor, group: dict[str, Any]) -> None:
         gradient = gradient.add(w, alpha=group["weight_decay"])
         if w.ndim > 1:
             w_norm, g_norm = w.norm(), gradient.norm()
             ratio = group["trust"] * w_norm / g_norm
+            if group.get("clip", False):  # which checkpoints of earlier versions lack
+                ratio = (ratio / max(group["lr"], 1e-12)).clamp(max=1.0)
             gradient = gradient * torch.where((w_norm > 0) & (g_norm > 0), ratio, 1.0)
         buffer.mul_(group["momentum"]).add_(gradient, alpha=group["lr"])
         w.sub_(buffer)
