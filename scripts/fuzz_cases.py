@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -77,8 +78,10 @@ def bounded(key: str, value: str) -> bool:
 ODD_LETTERS = "abz01=,.:[]{}()'\"\\$~+@#%&*!?<>|;/- \t\n\x01\x1béß图🙂\u202e\u2028"
 texts = st.text(st.sampled_from(ODD_LETTERS), max_size=12)
 any_bytes = st.binary(max_size=6).filter(lambda b: b"\0" not in b).map(os.fsdecode)
+NUMBERS = [value for value in VALUES if value.lstrip("-")[:1].isdigit() or "inf" in value]
 values = st.one_of(
-    *[st.sampled_from(VALUES)] * 6,
+    *[st.sampled_from(VALUES)] * 4,
+    *[st.sampled_from(NUMBERS)] * 3,
     texts,
     any_bytes,
     st.floats(width=32).map(repr),
@@ -86,20 +89,18 @@ values = st.one_of(
 )
 
 
-def known_keys() -> list[str]:
-    """All keys of the config tree, also those that only some choices bring."""
-    keys: dict[str, None] = {}
-    for path in sorted(config_dir().rglob("*.yaml")):
-        parts = path.relative_to(config_dir()).parts
-        text = path.read_text(encoding="utf-8")
-        at_root = text.startswith("# @package _global_") or len(parts) == 1
-        keys |= dict.fromkeys(_dotted(OmegaConf.load(path), "" if at_root else f"{parts[0]}."))
-    return [key for key in keys if "defaults" not in key]
+def keys_of(group: str, choice: str) -> list[str]:
+    """The keys that a choice brings, in dotted form."""
+    path = config_dir() / group / f"{choice}.yaml"
+    at_root = path.read_text(encoding="utf-8").startswith("# @package _global_")
+    return _dotted(OmegaConf.load(path), "" if at_root else f"{group}.")
 
 
 def _dotted(config: Any, prefix: str) -> list[str]:
     found = []
     for name in config:
+        if name == "defaults":
+            continue
         found.append(f"{prefix}{name}")
         node = config._get_node(name)
         if isinstance(node, DictConfig) and not node._is_interpolation():
@@ -107,8 +108,33 @@ def _dotted(config: Any, prefix: str) -> list[str]:
     return found
 
 
-KEYS = known_keys()
 CHOSEN = [group for group in groups() if choices(group) and group not in ("dataset", "experiment")]
+ROOT_KEYS = _dotted(OmegaConf.load(config_dir() / "train.yaml"), "")
+USUAL = {  # what TINY and its data set choose
+    "dataset": "image_folder",
+    "loss": "tcl",
+    "augment": "simaug",
+    "encoder/family": "thin",
+    "method": "contrastive",
+    "projector": "mlp",
+    "optimizer": "sgd",
+    "scheduler": "cosine",
+    "probe": "lbfgs",
+}
+KEYS = list(
+    dict.fromkeys(
+        [*ROOT_KEYS, *(key for g in groups() for c in choices(g) for key in keys_of(g, c))]
+    )
+)
+
+
+def usable_keys(words: Sequence[str]) -> list[str]:
+    """The keys of a command line that chooses with these words."""
+    chosen = USUAL | dict(word.split("=") for word in words)
+    keys = [key for group, choice in chosen.items() for key in keys_of(group, choice)]
+    return [*ROOT_KEYS, *(key.replace("encoder/family", "encoder") for key in keys)]
+
+
 SMALL_ENCODERS = ("resnet8", "resnet20", "resnet32", "resnet56")
 PLAUSIBLE = (
     *("views=1", "views=3", "supervised=false", "supervised=true", "validation=0.2", "seed=7"),
@@ -137,11 +163,11 @@ def choices_of_groups(draw: Draw, most: int = 5) -> Words:
 
 
 @st.composite
-def settings_with_values(draw: Draw, least: int = 1, most: int = 3) -> Words:
-    """Known keys with any value."""
+def settings_with_values(draw: Draw, chosen: Words, least: int = 1, most: int = 3) -> Words:
+    """Keys that are there, with any value."""
     words = []
     for _ in range(draw(st.integers(least, most))):
-        key = draw(st.sampled_from(KEYS))
+        key = draw(st.sampled_from(usable_keys(chosen)))
         words.append(f"{key}={draw(values.filter(lambda value, key=key: bounded(key, value)))}")
     return words
 
@@ -170,7 +196,8 @@ def of_choices(draw: Draw) -> Case:
 
 @st.composite
 def of_values(draw: Draw) -> Case:
-    words = [*draw(choices_of_groups(2)), *draw(settings_with_values())]
+    words = draw(choices_of_groups(2))
+    words += draw(settings_with_values(words))
     return Case("values", tuple(tiny(words)), images=Images())
 
 
@@ -230,7 +257,7 @@ def odd_word(draw: Draw) -> str:
 @st.composite
 def of_keys(draw: Draw) -> Case:
     words = draw(st.lists(odd_word(), min_size=1, max_size=2))
-    words += draw(settings_with_values(0, 1))
+    words += draw(settings_with_values([], 0, 1))
     if draw(st.integers(0, 3)) == 0:
         words += [words[0]]
     return Case("keys", (*tiny([]), *words), images=Images())
@@ -258,7 +285,8 @@ FLAGS = (
 @st.composite
 def of_flags(draw: Draw) -> Case:
     flags = draw(st.lists(st.sampled_from(FLAGS), min_size=1, max_size=4))
-    words = [*draw(choices_of_groups(2)), *draw(settings_with_values(0, 1))]
+    words = draw(choices_of_groups(2))
+    words += draw(settings_with_values(words, 0, 1))
     words = [*flags, *tiny(words)]
     if draw(st.booleans()):
         words = list(draw(st.permutations(words)))
@@ -288,7 +316,8 @@ OF_IMAGES = (
     *("supervised=false", "data.on_damaged=skip", "data.memory_limit_gb=0", "data.workers=2"),
     *("dataset.image_size=6", "dataset.test_fraction=0.5", "validation=0.3", "loss=ntxent"),
     *("batch_size=4", "data.sampler=classes", "loss=ce", "dataset.root=images/train"),
-    *("dataset.root=images/../images/", "dataset=digits", "dataset=cifar10", "dataset=stl10"),
+    *("dataset.root=images/../images/", "dataset=digits"),
+    *("dataset=cifar10 probe=lbfgs", "dataset=mnist probe=lbfgs", "dataset.root=${oc.env:HOME}"),
 )
 
 
@@ -308,7 +337,8 @@ def image_folders(draw: Draw) -> Images:
 
 @st.composite
 def of_images(draw: Draw) -> Case:
-    words = draw(st.lists(st.sampled_from(OF_IMAGES), max_size=3, unique=True))
+    more = draw(st.lists(st.sampled_from(OF_IMAGES), max_size=3, unique=True))
+    words = [word for few in more for word in few.split()]
     return Case("images", tuple(tiny(words)), images=draw(image_folders()))
 
 
@@ -340,7 +370,7 @@ WITH_RESUME = (
 @st.composite
 def of_resume(draw: Draw) -> Case:
     words = ["resume=stored", *draw(st.lists(st.sampled_from(WITH_RESUME), max_size=2))]
-    words += draw(settings_with_values(0, 1)) if draw(st.integers(0, 2)) == 0 else []
+    words += draw(settings_with_values([], 0, 1)) if draw(st.integers(0, 2)) == 0 else []
     if draw(st.integers(0, 3)) == 0:
         words = ["resume=stored", "resume_extend=true", "epochs=3"]
     if draw(st.integers(0, 9)) == 0:
@@ -364,7 +394,7 @@ def of_eval(draw: Draw) -> Case:
     for more in draw(st.lists(st.sampled_from(WITH_EVAL), max_size=2)):
         words += more.split()
     if draw(st.integers(0, 2)) == 0:
-        words += draw(settings_with_values(0, 1))
+        words += draw(settings_with_values([], 0, 1))
     if draw(st.integers(0, 9)) == 0:
         words = [f"run={draw(values)}", *words[1:]]
     if draw(st.integers(0, 9)) == 0:
@@ -389,49 +419,42 @@ def of_sweeps(draw: Draw) -> Case:
     for more in draw(st.lists(st.sampled_from(SWEPT), min_size=1, max_size=2, unique=True)):
         words += more.split()
     if draw(st.integers(0, 3)) == 0:
-        words += draw(settings_with_values(0, 1))
+        words += draw(settings_with_values([], 0, 1))
     base = [word for word in tiny(words) if word != RUN_DIR]
     return Case("sweep", ("-m", *base, "hydra.sweep.dir=sweep"), images=Images())
 
 
-KINDS: dict[str, tuple[Any, float]] = {  # with the share of each
-    "choices": (of_choices(), 0.15),
-    "values": (of_values(), 0.25),
-    "keys": (of_keys(), 0.12),
-    "text": (of_text(), 0.07),
-    "flags": (of_flags(), 0.05),
-    "images": (of_images(), 0.13),
-    "resume": (of_resume(), 0.12),
-    "eval": (of_eval(), 0.09),
-    "sweep": (of_sweeps(), 0.02),
+KINDS: dict[str, tuple[Any, int]] = {  # with how many of a hundred command lines are of each
+    "choices": (of_choices(), 16),
+    "values": (of_values(), 27),
+    "keys": (of_keys(), 11),
+    "text": (of_text(), 5),
+    "flags": (of_flags(), 4),
+    "images": (of_images(), 13),
+    "resume": (of_resume(), 12),
+    "eval": (of_eval(), 10),
+    "sweep": (of_sweeps(), 2),
 }
 
 
-def draw_cases(count: int, of_seed: int) -> list[Case]:
-    """So many command lines; of the same count and seed always the same."""
-    shares = {kind: max(1, round(share * count)) for kind, (_, share) in KINDS.items()}
-    shares["values"] += count - sum(shares.values())
-    cases: list[Case] = []
-    for kind, (strategy, _) in KINDS.items():
-        cases += _examples(strategy, shares[kind], of_seed)
-    return cases
-
-
-def _examples(strategy: Any, count: int, of_seed: int) -> list[Case]:
+def draw_case(number: int, of_seed: int) -> Case:
+    """The command line of this number; with the same seed always the same."""
+    kinds = [kind for kind, (_, share) in KINDS.items() for _ in range(share)]
+    random.Random(of_seed).shuffle(kinds)
     found: list[Case] = []
-    while len(found) < count:  # hypothesis may draw some more than once
 
-        @seed(of_seed + 1000 * len(found))
-        @settings(
-            max_examples=count - len(found),
-            phases=[Phase.generate],
-            database=None,
-            deadline=None,
-            suppress_health_check=list(HealthCheck),
-        )
-        @given(strategy)
-        def keep(case: Case) -> None:
-            found.append(case)
+    # Hypothesis begins with the simplest example, and goes on with variations of those before.
+    @seed(of_seed * 10**6 + number)
+    @settings(
+        max_examples=2,
+        phases=[Phase.generate],
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(KINDS[kinds[number % len(kinds)]][0])
+    def keep(case: Case) -> None:
+        found.append(case)
 
-        keep()
-    return found[:count]
+    keep()
+    return found[-1]

@@ -1,7 +1,7 @@
 """Does every command line end in success or in one line?
 
     python scripts/fuzz_commands.py --count 2000 --seed 1
-    python scripts/fuzz_commands.py --count 2000 --seed 1 --only 137   # one of them again
+    python scripts/fuzz_commands.py --seed 1 --only 137   # one of them again
 
 Random command lines of `tcl-train` and `tcl-eval` (scripts/fuzz_cases.py) with whole and damaged
 inputs (scripts/fuzz_inputs.py) are carried out, each by the command's function in a process that is
@@ -36,7 +36,7 @@ from typing import Any
 
 import torch
 from bench_record import Table
-from fuzz_cases import RUN_DIR, Case, draw_cases, tiny
+from fuzz_cases import RUN_DIR, Case, draw_case, tiny
 from fuzz_inputs import Images
 from omegaconf import OmegaConf
 
@@ -322,7 +322,6 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("results/fuzz_commands.csv"))
     given = parser.parse_args()
     torch.set_num_threads(1)
-    cases = draw_cases(given.count, given.seed)
     counts: Counter[tuple[str, int]] = Counter()
     failed: Counter[tuple[str, int]] = Counter()
     longest: dict[tuple[str, int], float] = {}
@@ -332,9 +331,8 @@ def main() -> int:
         stock.mkdir()
         warm_up(box)
         make_stock(stock, given.seconds)
-        for number, case in enumerate(cases):
-            if given.only is not None and number not in given.only:
-                continue
+        for number in range(given.count) if given.only is None else given.only:
+            case = draw_case(number, given.seed)
             done = carry_out(case, box, stock, given.seconds)
             found = list(faults(case, done, box / "here"))
             row = case.kind, done.status
