@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.errors import InstantiationException
-from hydra.utils import get_class, instantiate
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
@@ -150,7 +150,15 @@ def run_seed(config: DictConfig) -> int:
 
 
 def _method_class(config: DictConfig) -> type[Method]:
-    return get_class(config.method._target_)
+    with _as_request_error("method"):
+        made = instantiate(config.method, _partial_=True, _recursive_=False)
+        found = getattr(made, "func", None)
+        if not (isinstance(found, type) and issubclass(found, Method)):
+            raise TypeError(
+                f"_target_ must be a subclass of {Method.__module__}.{Method.__name__}, got "
+                f"{OmegaConf.select(config, 'method._target_')!r}"
+            )
+    return found
 
 
 def _build(place: str, node: DictConfig, *args: Any, **keys: Any) -> Any:
