@@ -15,13 +15,18 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from tcl_train.cli import resolvers
 from tcl_train.cli.choices import CONFIG_NAME, SECOND_VIEW, config_dir
-from tcl_train.cli.explain import check_overrides, explain, first_line, is_group
+from tcl_train.cli.explain import (
+    COMPOSING_ERRORS,
+    check_overrides,
+    explain,
+    first_line,
+    is_group,
+)
 from tcl_train.cli.overrides import (
     SEARCHPATH,
     TRUST,
@@ -88,7 +93,7 @@ def compose_with_hydra(overrides: Sequence[str]) -> DictConfig:
     with hydra_initialized():
         try:
             config = compose(CONFIG_NAME, list(overrides), return_hydra_config=True)
-        except (HydraException, OmegaConfBaseException, ValueError) as error:
+        except COMPOSING_ERRORS as error:
             raise RequestError(explain(parsed, error)) from error
         check_overrides(parsed, config)
     return config

@@ -100,6 +100,10 @@ def is_group(override: Override) -> bool:
     return group.startswith("hydra/") or group in groups()
 
 
+# What Hydra raises for words that it cannot compose.
+COMPOSING_ERRORS = (HydraException, OmegaConfBaseException, ValueError)
+
+
 def explain(overrides: Sequence[Override], error: Exception) -> str:
     """What to say when Hydra could not compose these."""
     for override in overrides:
@@ -112,8 +116,9 @@ def explain(overrides: Sequence[Override], error: Exception) -> str:
                 return f"{place}={value}: no such {group}{near}; choose one of {', '.join(there)}"
     try:
         base = _without_values(overrides)
-    except (HydraException, OmegaConfBaseException):
-        return first_line(error)
+    except COMPOSING_ERRORS:
+        hydras = [o.input_line or "" for o in overrides if o.key_or_group.startswith("hydra/")]
+        return f"{' '.join(hydras)}: {first_line(error)}" if hydras else first_line(error)
     known = set(_keys(base))
     unknown = [
         override
@@ -160,7 +165,7 @@ def _unknown_key(override: Override, known: set[str]) -> str:
     siblings = [name for name in known if name.rpartition(".")[0] == parent]
     if parent and siblings:
         names = sorted(name.rpartition(".")[2] for name in siblings)
-        listed = ", ".join(name for name in names if name != "_target_")
+        listed = ", ".join(name for name in names if name != "_target_") or "none"
         return f"{key}: no such key{_nearest(key, siblings)}; {parent} has {listed}"
     near = _nearest(key, sorted(known | set(groups())))
     return f"{key}: no such key{near}; tcl-train --help lists them"
