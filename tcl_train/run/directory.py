@@ -117,7 +117,7 @@ class RunDir:
         """Writes the config of a run that is trained for more epochs. What belongs to the fewer
         epochs, config and result, stays under other names: `result-30-epochs.json`."""
         before = OmegaConf.load(self.config)
-        for path in (self.config, self.result):
+        for path in (self.result, self.config):
             kept = path.with_name(f"{path.stem}-{before.epochs}-epochs{path.suffix}")
             if path.exists() and not kept.exists():
                 copy_file(path, kept)
