@@ -48,7 +48,7 @@ from tcl_train.run.logs import PACKAGE
 MEMORY = 4 * 2**30  # more than the process has at the start
 KILLED, RAISED = -signal.SIGKILL, 99
 UNFORESEEN = "(HYDRA_FULL_ERROR=1 shows the traceback)"
-PRINTING = ("-h", "--help", "--version", "-c", "--cfg", "-sc", "--shell-completion")
+SWEEPING = ("-m", "--multirun")  # any other flag prints something and stops
 MAINS: dict[str, Callable[[list[str]], int]] = {"tcl-train": cli.main, "tcl-eval": cli.main_eval}
 
 
@@ -184,7 +184,7 @@ def faults(case: Case, done: Done, here: Path) -> Iterator[str]:
     if "Traceback" in done.out + done.err:
         yield "a traceback"
     lines = done.err.splitlines()
-    jobs = "-m" in case.words or "--multirun" in case.words
+    jobs = any(word in SWEEPING for word in case.words)
     if done.status == 0 and lines:
         yield f"success with {len(lines)} lines on standard error"
     if done.status in (1, 2) and not jobs and len(lines) != 1:
@@ -208,7 +208,7 @@ def _wrong_files(case: Case, done: Done, here: Path) -> Iterator[str]:
         if (problem := half_written(path)) is not None:
             yield f"{path.relative_to(here)}: {problem}"
     names = [path.name for path in written]
-    printing = any(word.startswith(PRINTING) for word in case.words)
+    printing = any(word.startswith("-") and word not in SWEEPING for word in case.words)
     if done.status == 0 and not printing:
         folder = "result.json" if case.program == "tcl-train" else "evaluations"
         if not any(folder in path.parts for path in written):
