@@ -29,7 +29,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,8 @@ MAINS: dict[str, Callable[[list[str]], int]] = {"tcl-train": cli.main, "tcl-eval
 
 @dataclass
 class Done:
-    """What a command did. `created` and `changed` are paths below its folder."""
+    """What a command did. `created` and `changed` are paths below its folder; `copied` those of the
+    created ones that are as another file was before."""
 
     status: int
     out: str
@@ -65,6 +66,7 @@ class Done:
     seconds: float
     created: list[str]
     changed: list[str]
+    copied: list[str] = field(default_factory=list)
     inputs: list[str] = field(default_factory=list)
 
 
@@ -73,10 +75,14 @@ def run(program: str, words: list[str], box: Path, seconds: float) -> Done:
     here = box / "here"
     before = contents(here)
     out, err = box / "out", box / "err"
+    for path in (out, err):
+        path.write_bytes(b"")
     begin = time.perf_counter()
     pid = os.fork()
     if pid == 0:
         _be_the_command(MAINS[program], words, box, out, err)
+    with suppress(OSError):  # it has ended
+        os.setpgid(pid, pid)  # as the child does: whoever comes first
     status = _wait(pid, seconds)
     after = contents(here)
     return Done(
@@ -85,6 +91,7 @@ def run(program: str, words: list[str], box: Path, seconds: float) -> Done:
         err=err.read_text(errors="replace"),
         seconds=time.perf_counter() - begin,
         created=sorted(after.keys() - before.keys()),
+        copied=[name for name in after.keys() - before.keys() if after[name] in before.values()],
         changed=sorted(name for name in before if after.get(name) != before[name]),
     )
 
@@ -108,7 +115,7 @@ def _be_the_command(
     """The forked process; does not return."""
     status = RAISED
     try:
-        os.setsid()
+        os.setpgid(0, 0)
         for number, path in ((1, out), (2, err)):
             os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
         sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
@@ -205,8 +212,9 @@ def _wrong_files(case: Case, done: Done, here: Path) -> Iterator[str]:
             yield f"changed {name}"
     written = [here / name for name in [*done.created, *done.changed] if (here / name).is_file()]
     for path in written:
-        if (problem := half_written(path)) is not None:
-            yield f"{path.relative_to(here)}: {problem}"
+        name = str(path.relative_to(here))
+        if name not in done.copied and (problem := half_written(path)) is not None:
+            yield f"{name}: {problem}"
     names = [path.name for path in written]
     printing = any(word.startswith("-") and word not in SWEEPING for word in case.words)
     if done.status == 0 and not printing:

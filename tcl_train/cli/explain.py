@@ -101,7 +101,7 @@ def is_group(override: Override) -> bool:
 
 
 # What Hydra raises for words that it cannot compose.
-COMPOSING_ERRORS = (HydraException, OmegaConfBaseException, ValueError)
+COMPOSING_ERRORS = (HydraException, OmegaConfBaseException, ValueError, TypeError)
 
 
 def explain(overrides: Sequence[Override], error: Exception) -> str:

@@ -32,6 +32,7 @@ from tcl_train.errors import RequestError
         (["seed=range(1,3)"], ["seed=range(1,3)", "-m"]),
         (["epochs"], ["epochs: cannot be read", "key=value"]),
         (["loss=npairs", "loss.tau=1"], ["loss.tau: no such key", "loss has none"]),
+        (["augment=[null,null]"], ["augment=[null,null]: no such augment", "simaug"]),
         (["hydra/launcher=null"], ["hydra/launcher=null: "]),
     ],
     ids=lambda value: " ".join(value) if "=" in value[0] or len(value) == 1 else "",
