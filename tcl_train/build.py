@@ -175,6 +175,10 @@ def _as_request_error(place: str) -> Iterator[None]:
     except (ValueError, TypeError, OmegaConfBaseException, InstantiationException) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise RequestError(f"{place}: {first}" if place else first) from error
+    except (RuntimeError, MemoryError) as error:  # what is asked for does not fit into the memory
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        said = f"cannot be made with these settings ({first})"
+        raise RequestError(f"{place}: {said}" if place else said) from error
 
 
 # ------------------------------------------------------------------ what a command works with

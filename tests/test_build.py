@@ -151,6 +151,14 @@ def test_a_part_with_a_wrong_value_is_refused_by_its_place(
         build(tiny)
 
 
+def test_a_part_that_does_not_fit_into_the_memory_is_refused_by_its_place(
+    tiny: DictConfig,
+) -> None:
+    tiny.encoder.width = 2**50
+    with pytest.raises(RequestError, match="encoder: cannot be made with these settings"):
+        configs.build_encoder(tiny, image_size=8)
+
+
 @pytest.mark.parametrize(
     ("place", "words", "build"),
     [
