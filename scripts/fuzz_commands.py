@@ -14,6 +14,7 @@ status 1 if there is any.
 from __future__ import annotations
 
 import argparse
+import gc
 import hashlib
 import io
 import json
@@ -338,6 +339,8 @@ def main() -> int:
         stock, box = Path(place) / "stock", Path(place) / "box"
         stock.mkdir()
         warm_up(box)
+        gc.collect()
+        gc.freeze()  # the forked processes need not look through all that is loaded
         make_stock(stock, given.seconds)
         for number in range(given.count) if given.only is None else given.only:
             case = draw_case(number, given.seed)

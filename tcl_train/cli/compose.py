@@ -65,9 +65,18 @@ def compose_run(overrides: Sequence[str]) -> Composed:
         ours = without_hydra(config)
         resolved = OmegaConf.create(OmegaConf.to_container(ours, resolve=True))
         assert isinstance(resolved, DictConfig)
-        return Composed(resolved, config.hydra.run.dir)
+        return Composed(resolved, folder_of_hydra(config, "hydra.run.dir"))
     except OmegaConfBaseException as error:
         raise RequestError(first_line(error)) from error
+
+
+def folder_of_hydra(config: DictConfig, key: str) -> str:
+    """A folder that Hydra's own node holds. Raises RequestError where its settings are gone."""
+    folder = OmegaConf.select(config, key)
+    if not isinstance(folder, str):
+        parent = key.rpartition(".")[0]
+        raise RequestError(f"{parent} holds settings of its own; set {key}=DIR")
+    return folder
 
 
 def compose_with_hydra(overrides: Sequence[str]) -> DictConfig:

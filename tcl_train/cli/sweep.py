@@ -35,7 +35,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from tcl_train.cli.choices import CONFIG_NAME
-from tcl_train.cli.compose import compose_run, hydra_initialized
+from tcl_train.cli.compose import compose_run, folder_of_hydra, hydra_initialized
 from tcl_train.cli.explain import COMPOSING_ERRORS, explain
 from tcl_train.cli.overrides import (
     SEARCHPATH,
@@ -81,7 +81,7 @@ def run_sweep(overrides: Sequence[str]) -> int:
         fixed = [o.input_line or "" for o in parsed if not o.is_sweep_override()]
         config = _config_of_sweep(loader, fixed)
         HydraConfig.instance().set_config(config)
-        sweep_dir = Path(config.hydra.sweep.dir).expanduser()
+        sweep_dir = Path(folder_of_hydra(config, "hydra.sweep.dir")).expanduser()
         varied = [o.get_key_element() for o in parsed if o.is_sweep_override()]
         directories = assign_directories(sweep_dir, jobs, varied)
         launched = [
@@ -119,7 +119,7 @@ def _run_search(parsed: Sequence[Override]) -> int:
     with hydra_initialized() as loader:
         whole = _config_of_sweep(loader, place)
         HydraConfig.instance().set_config(whole)
-        sweep_dir = Path(whole.hydra.sweep.dir).expanduser()
+        sweep_dir = Path(folder_of_hydra(whole, "hydra.sweep.dir")).expanduser()
 
     def start(words: list[str], number: int) -> tuple[int, Path]:
         job_dir = sweep_dir / f"{number}_{_label(words, list(search.space))}".rstrip("_")
