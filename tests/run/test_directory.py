@@ -313,7 +313,7 @@ def test_a_run_is_trained_by_one_process_at_a_time(run_dir: RunDir, config: Dict
         pass
 
 
-@pytest.mark.parametrize("value", ["${nothing}", "${.seed}", "${oc.env:NOT_SET}", "${a:b}"])
+@pytest.mark.parametrize("value", ["${nothing}", "${oc.env:NOT_SET}", "${a:b}"])
 def test_a_config_that_refers_to_nothing_is_refused_when_it_is_read(
     finished: Any, run_dir: RunDir, value: str
 ) -> None:
