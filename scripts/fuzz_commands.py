@@ -331,6 +331,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("results/fuzz_commands.csv"))
     given = parser.parse_args()
     torch.set_num_threads(1)
+    table = Table(given.out, torch.device("cpu"))  # now: the checkout may change meanwhile
     counts: Counter[tuple[str, int]] = Counter()
     failed: Counter[tuple[str, int]] = Counter()
     longest: dict[tuple[str, int], float] = {}
@@ -359,7 +360,6 @@ def main() -> int:
                 shutil.rmtree(given.keep / str(number), ignore_errors=True)
                 shutil.copytree(box, given.keep / str(number), symlinks=True)
     if given.only is None:
-        table = Table(given.out, torch.device("cpu"))
         for kind, status in sorted(counts):
             row = kind, status
             table.add(

@@ -21,6 +21,8 @@ from tcl_train.cli.choices import CONFIG_NAME, SECOND_VIEW, choices, config_dir,
 from tcl_train.cli.overrides import SEARCHPATH
 from tcl_train.errors import RequestError
 
+RECORDED = ("names", "overrides", "searchpath")  # by configs/train.yaml
+
 
 def check_overrides(overrides: Sequence[Override], config: DictConfig) -> None:
     """Finds what Hydra lets pass: an added key that nothing reads, a value in place of settings.
@@ -31,6 +33,11 @@ def check_overrides(overrides: Sequence[Override], config: DictConfig) -> None:
     known = _settings() | set(groups())
     for override in overrides:
         root = override.key_or_group.split(".")[0]
+        if root in RECORDED:
+            raise RequestError(
+                f"{override.input_line}: {root} records what a run was started with; set what it "
+                "records"
+            )
         if _is_added(override) and root not in known:
             known |= set(map(str, _without_values(overrides)))  # the loss brings some, too
             if root not in known:
