@@ -15,6 +15,7 @@ SCRIPTS = Path(__file__).parents[2] / "scripts"
 COUNT = 60
 
 
+@pytest.mark.slow
 def test_random_command_lines_end_in_success_or_in_one_line(tmp_path: Path) -> None:
     out = tmp_path / "commands.csv"
     command = [sys.executable, str(SCRIPTS / "fuzz_commands.py"), "--count", str(COUNT)]
