@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.errors import InstantiationException
-from hydra.utils import get_class, instantiate
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
@@ -156,7 +156,15 @@ def run_seed(config: DictConfig) -> int:
 
 
 def _method_class(config: DictConfig) -> type[Method]:
-    return get_class(config.method._target_)
+    with _as_request_error("method"):
+        made = instantiate(config.method, _partial_=True, _recursive_=False)
+        found = getattr(made, "func", None)
+        if not (isinstance(found, type) and issubclass(found, Method)):
+            raise TypeError(
+                f"_target_ must be a subclass of {Method.__module__}.{Method.__name__}, got "
+                f"{OmegaConf.select(config, 'method._target_')!r}"
+            )
+    return found
 
 
 def _build(place: str, node: DictConfig, *args: Any, **keys: Any) -> Any:
@@ -173,6 +181,10 @@ def _as_request_error(place: str) -> Iterator[None]:
     except (ValueError, TypeError, OmegaConfBaseException, InstantiationException) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise RequestError(f"{place}: {first}" if place else first) from error
+    except (RuntimeError, MemoryError) as error:  # what is asked for does not fit into the memory
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        said = f"cannot be made with these settings ({first})"
+        raise RequestError(f"{place}: {said}" if place else said) from error
 
 
 # ------------------------------------------------------------------ what a command works with

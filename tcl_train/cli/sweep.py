@@ -35,7 +35,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from tcl_train.cli.choices import CONFIG_NAME
-from tcl_train.cli.compose import compose_run, hydra_initialized
+from tcl_train.cli.compose import compose_run, folder_of_hydra, hydra_initialized
+from tcl_train.cli.explain import COMPOSING_ERRORS, explain
 from tcl_train.cli.overrides import (
     SEARCHPATH,
     parse_overrides,
@@ -78,9 +79,9 @@ def run_sweep(overrides: Sequence[str]) -> int:
     with hydra_initialized() as loader:
         _check_installed(parsed, loader)
         fixed = [o.input_line or "" for o in parsed if not o.is_sweep_override()]
-        config = loader.load_configuration(CONFIG_NAME, fixed, run_mode=RunMode.MULTIRUN)
+        config = _config_of_sweep(loader, fixed)
         HydraConfig.instance().set_config(config)
-        sweep_dir = Path(config.hydra.sweep.dir).expanduser()
+        sweep_dir = Path(folder_of_hydra(config, "hydra.sweep.dir")).expanduser()
         varied = [o.get_key_element() for o in parsed if o.is_sweep_override()]
         directories = assign_directories(sweep_dir, jobs, varied)
         launched = [
@@ -116,9 +117,9 @@ def _run_search(parsed: Sequence[Override]) -> int:
         o.input_line or "" for o in parsed if o.key_or_group in ("hydra.sweep.dir", SEARCHPATH)
     ]
     with hydra_initialized() as loader:
-        whole = loader.load_configuration(CONFIG_NAME, place, run_mode=RunMode.MULTIRUN)
+        whole = _config_of_sweep(loader, place)
         HydraConfig.instance().set_config(whole)
-        sweep_dir = Path(whole.hydra.sweep.dir).expanduser()
+        sweep_dir = Path(folder_of_hydra(whole, "hydra.sweep.dir")).expanduser()
 
     def start(words: list[str], number: int) -> tuple[int, Path]:
         job_dir = sweep_dir / f"{number}_{_label(words, list(search.space))}".rstrip("_")
@@ -128,6 +129,14 @@ def _run_search(parsed: Sequence[Override]) -> int:
     status = search.run(sweep_dir, start, seed=config.seed)
     _stop_if_interrupted([status], sweep_dir)
     return status
+
+
+def _config_of_sweep(loader: ConfigLoader, words: list[str]) -> DictConfig:
+    """What the jobs share, with Hydra's own node."""
+    try:
+        return loader.load_configuration(CONFIG_NAME, words, run_mode=RunMode.MULTIRUN)
+    except COMPOSING_ERRORS as error:
+        raise RequestError(explain(parse_overrides(words), error)) from error
 
 
 def _stop_if_interrupted(statuses: Iterable[int], sweep_dir: Path) -> None:
