@@ -77,5 +77,7 @@ def test_no_copies_are_refused():
 
 
 def test_a_loss_over_classes_is_refused():
-    with pytest.raises(TypeError, match=r"pairs of rows, got CrossEntropy; .*the method that goes with it"):
+    with pytest.raises(
+        TypeError, match=r"pairs of rows, got CrossEntropy; .*the method that goes with it"
+    ):
         method(loss=CrossEntropy())
