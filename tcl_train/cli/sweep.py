@@ -54,6 +54,8 @@ from tcl_train.runtime.signals import STOPPING, handled
 RESULT_COLUMNS = (
     *("top1", "top5", "val_top1", "knn_top1", "random_encoder_top1", "images_per_second"),
 )
+LAST_COLUMNS = ("status", *RESULT_COLUMNS, "wall_seconds", "dir")
+TABLE = "sweep.csv"
 INTERRUPTED = tuple(128 + signum for signum in STOPPING)
 STATUS = {0: "finished", 1: "failed", 2: "bad request", **dict.fromkeys(INTERRUPTED, "interrupted")}
 LONGEST_LABEL = 60
@@ -270,8 +272,10 @@ def assign_directories(
 
     varied: the keys whose values make the label.
     """
-    known = {_identity(overrides): name for name, overrides in _started(sweep_dir)}
-    number = itertools.count(max(map(_number, _names(sweep_dir)), default=-1) + 1)
+    tried = _tried(sweep_dir)
+    known = tried | {_identity(overrides): name for name, overrides in _started(sweep_dir)}
+    names_taken = [*_names(sweep_dir), *tried.values()]
+    number = itertools.count(max(map(_number, names_taken), default=-1) + 1)
     names = []
     for job in jobs:
         identity = _identity(job)
@@ -297,6 +301,15 @@ def _started(sweep_dir: Path) -> Iterable[tuple[str, list[str]]]:
         run_dir = RunDir(sweep_dir / name)
         if run_dir.started:
             yield name, list(run_dir.read_config(trust=None).overrides)
+
+
+def _tried(sweep_dir: Path) -> dict[frozenset[tuple[str, str]], str]:
+    """The jobs of the sweep's table with their directories, which a refused job does not have."""
+    jobs = {}
+    for row in _read(sweep_dir / TABLE):
+        words = {key: row[key] for key in row.keys() - set(LAST_COLUMNS) if row[key]}
+        jobs[frozenset(words.items())] = Path(row["dir"]).name
+    return jobs
 
 
 def _identity(overrides: Iterable[str]) -> frozenset[tuple[str, str]]:
@@ -343,7 +356,7 @@ def run_job(
         key = "resume" if run_dir.started else "hydra.run.dir"
         place = [*searchpath_override(searchpath), f"{key}={quoted(job_dir)}"]
         status = _run([sys.executable, "-m", "tcl_train", *overrides, *place])
-    _note(sweep_dir / "sweep.csv", job_dir, overrides, status)
+    _note(sweep_dir / TABLE, job_dir, overrides, status)
     if status and status not in INTERRUPTED:
         print(f"--- {title}: {_status_name(status)}; the other jobs still run", flush=True)
     return status
@@ -378,8 +391,8 @@ def _note(table: Path, job_dir: Path, overrides: list[str], status: int) -> None
         rows = {row["dir"]: row for row in _read(table)}
         rows[row["dir"]] = row
         rows = dict(sorted(rows.items(), key=lambda item: _number(Path(item[0]).name)))
-        last = ["status", *RESULT_COLUMNS, "wall_seconds", "dir"]
-        columns = list(dict.fromkeys(k for r in rows.values() for k in r if k not in last)) + last
+        of_job = dict.fromkeys(k for r in rows.values() for k in r if k not in LAST_COLUMNS)
+        columns = [*of_job, *LAST_COLUMNS]
         text = io.StringIO()
         writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
         writer.writeheader()
