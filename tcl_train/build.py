@@ -42,6 +42,7 @@ from tcl_train.engine.optimizers import Optimizer
 from tcl_train.engine.schedule import Schedule, by_epoch
 from tcl_train.errors import RequestError
 from tcl_train.evaluation.evaluate import Evaluator
+from tcl_train.evaluation.monitor import MONITORS, Monitor
 from tcl_train.evaluation.probe import Probe
 from tcl_train.methods.method import Method
 from tcl_train.models.encoder import Encoder
@@ -79,6 +80,8 @@ class Settings:
     nonfinite_limit: int = 10
     validation: float = 0
     view_size: int | Sequence[Sequence[int]] | Mapping[int, int] | None = None
+    monitor: str | None = None
+    monitor_every: int = 1
 
     def __post_init__(self) -> None:
         c = checks
@@ -99,6 +102,8 @@ class Settings:
             lambda: c.boolean("profile", self.profile),
             lambda: c.boolean("mirror_features", self.mirror_features),
             lambda: c.number("validation", self.validation, at_least=0, below=1),
+            lambda: self.monitor is None or c.one_of("monitor (or null)", self.monitor, MONITORS),
+            lambda: c.integer("monitor_every", self.monitor_every, at_least=1),
             lambda: NonFinite(self.on_nonfinite, self.nonfinite_limit),
             lambda: c.one_of("on_collapse", self.on_collapse, ON_COLLAPSE),
             lambda: (
@@ -146,6 +151,11 @@ def read_settings(config: DictConfig) -> Settings:
         raise RequestError(
             f"supervised=false: loss={config.names.loss} with method={config.names.method} learns "
             "from labels; give supervised=true or another choice"
+        )
+    if settings.monitor and not settings.validation:
+        raise RequestError(
+            f"monitor={settings.monitor} scores training images that pretraining does not see; "
+            "give validation=0.1"
         )
     return settings
 
@@ -244,6 +254,14 @@ def build_run(
             )
     data = _with_validation(data, settings)
     trainer = _build_trainer(config, settings, loss=loss, data=data, runtime=runtime)
+    if settings.monitor:
+        trainer.monitor = Monitor(
+            data=data,
+            normalize=_normalize(data),
+            runtime=runtime,
+            seed=settings.seed,
+            every=settings.monitor_every,
+        )
     if state is not None:
         _check_same_data(state, trainer)
         _restore(trainer, state, path)

@@ -133,6 +133,7 @@ def without_hydra(config: DictConfig) -> DictConfig:
 DATASET_ROOT = "dataset.root"  # may change on resume, too: the content is compared
 CHANGEABLE_ON_RESUME = (
     *("device", "compile", "log_every", "profile", "checkpoint", "data", TRUST),
+    *("monitor", "monitor_every"),
     "resume",
 )
 EXTEND, EPOCHS = "resume_extend", "epochs"
