@@ -79,6 +79,7 @@ class Settings:
     on_nonfinite: str = "stop"
     nonfinite_limit: int = 10
     validation: float = 0
+    labelled: float = 1
     view_size: int | Sequence[Sequence[int]] | Mapping[int, int] | None = None
     monitor: str | None = None
     monitor_every: int = 1
@@ -102,6 +103,7 @@ class Settings:
             lambda: c.boolean("profile", self.profile),
             lambda: c.boolean("mirror_features", self.mirror_features),
             lambda: c.number("validation", self.validation, at_least=0, below=1),
+            lambda: c.number("labelled", self.labelled, above=0, at_most=1),
             lambda: self.monitor is None or c.one_of("monitor (or null)", self.monitor, MONITORS),
             lambda: c.integer("monitor_every", self.monitor_every, at_least=1),
             lambda: NonFinite(self.on_nonfinite, self.nonfinite_limit),
@@ -146,6 +148,16 @@ def read_settings(config: DictConfig) -> Settings:
         raise RequestError(
             f"supervised=true: method={config.names.method} reads no labels; give supervised=false "
             "or another method"
+        )
+    if settings.labelled < 1 and (needs_labels or not settings.supervised):
+        raise RequestError(
+            f"labelled={settings.labelled:g}: "
+            + (
+                f"method={config.names.method} needs a label for each image"
+                if needs_labels
+                else "with supervised=false no label is read"
+            )
+            + "; give labelled=1, or method=contrastive with supervised=true"
         )
     if needs_labels and not settings.supervised:
         raise RequestError(
@@ -253,6 +265,8 @@ def build_run(
                 config, supervised=settings.supervised, local_processes=processes.local_count
             )
     data = _with_validation(data, settings)
+    with _as_request_error(""):
+        data = data.with_labels_of(settings.labelled, generator(settings.seed, "labelled"))
     trainer = _build_trainer(config, settings, loss=loss, data=data, runtime=runtime)
     if settings.monitor:
         trainer.monitor = Monitor(
@@ -350,6 +364,11 @@ def _build_trainer(
 def _epoch_order(config: DictConfig, settings: Settings, split: Split) -> Order:
     name = config.data.get("sampler", "shuffle")  # which runs of earlier versions lack
     per_class = config.data.get("images_per_class", None)
+    if name != "shuffle" and settings.labelled < 1:
+        raise RequestError(
+            f"data.sampler={name} needs a label for each image; give labelled=1, or "
+            "data.sampler=shuffle"
+        )
     with _as_request_error(""):
         if name == "classes" and per_class and settings.batch_size % per_class:
             raise ValueError(
