@@ -20,6 +20,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -314,9 +315,14 @@ def _tried(sweep_dir: Path) -> dict[frozenset[tuple[str, str]], str]:
 
 def _identity(overrides: Iterable[str]) -> frozenset[tuple[str, str]]:
     """What a job is: its keys with their values; of a key that is set twice the last counts."""
-    return frozenset(
-        {key: value for key, _, value in (o.partition("=") for o in overrides)}.items()
-    )
+    return frozenset(dict(map(_key_and_value, overrides)).items())
+
+
+@cache
+def _key_and_value(override: str) -> tuple[str, str]:
+    """The value as a sweep writes it: 0.01 for 1e-2."""
+    (parsed,) = parse_overrides([override])
+    return parsed.get_key_element(), parsed.get_value_element_as_str()
 
 
 def _label(overrides: Iterable[str], varied: Sequence[str]) -> str:
