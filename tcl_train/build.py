@@ -139,6 +139,11 @@ def read_settings(config: DictConfig) -> Settings:
         values = {name: container[name] for name in names}
         settings = Settings(**{**values, "seed": run_seed(config)})
     needs_labels = _method_class(config).needs_labels
+    if settings.views == 1 and not _method_class(config).reads_labels:
+        raise RequestError(
+            f"views=1: method={config.names.method} compares views of an image; give views=2 or "
+            "more"
+        )
     if not needs_labels and settings.views == 1 and not settings.supervised:
         raise RequestError(
             f"views=1 with supervised=false leaves the loss {config.names.loss} without positives; "

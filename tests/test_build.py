@@ -98,6 +98,14 @@ def test_a_contrastive_loss_needs_views_or_labels(
             configs.read_settings(tiny)
 
 
+@pytest.mark.parametrize("method", ["byol", "swav"])
+def test_one_view_is_too_few_for_a_method_that_compares_views(
+    method: str, compose_tiny: Callable[..., DictConfig]
+) -> None:
+    with pytest.raises(RequestError, match=rf"views=1: method={method} .* views=2 or more$"):
+        configs.read_settings(compose_tiny(f"method={method}", "views=1"))
+
+
 def test_a_classifier_needs_labels_and_one_view_is_enough(
     compose_tiny: Callable[..., DictConfig],
 ) -> None:

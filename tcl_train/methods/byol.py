@@ -7,13 +7,18 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.profiler import record_function
 
-from tcl_train.losses.pair_loss import at_least_float32, row_products
+from tcl_train.losses.pair_loss import row_products
 from tcl_train.methods.method import Embeddings, StepOutput, Views
-from tcl_train.methods.self_supervised import SelfSupervised, by_view, each, mean_over_pairs
+from tcl_train.methods.self_supervised import (
+    SelfSupervised,
+    by_view,
+    each,
+    mean_over_pairs,
+    unit_rows,
+)
 from tcl_train.methods.teacher import Teacher, check_momentum, momentum_at
 from tcl_train.models.projector import mlp
 
@@ -24,12 +29,13 @@ def byol_loss(prediction_VBD: Tensor, target_VBD: Tensor) -> Tensor:
         | p/|p| - t/|t| |^2 = 2 - 2 cos(p, t)
 
     for a prediction p and the target t of another view; of more views, twice the mean over all
-    pairs. There may be fewer targets than predictions. Source: Grill et al. 2020, equations 2, 3.
+    pairs. There may be fewer targets than predictions; no gradient is taken of them. Source: Grill
+    et al. 2020, equations 2, 3.
     """
     return 2 * mean_over_pairs(
         lambda p_BD, t_BD: (2 - 2 * row_products(p_BD, t_BD)).mean(),
-        F.normalize(prediction_VBD, dim=-1),
-        F.normalize(target_VBD, dim=-1),
+        unit_rows(prediction_VBD),
+        unit_rows(target_VBD.detach()),
     )
 
 
@@ -67,8 +73,8 @@ class BYOL(SelfSupervised):
     def compute_loss(self, embeddings: Embeddings, labels_B: Tensor, progress: float) -> StepOutput:  # noqa: ARG002
         b = len(labels_B)
         with record_function("loss"):
-            prediction_VBD = by_view(at_least_float32(embeddings["prediction_ND"]), b)
-            target_WBD = by_view(at_least_float32(embeddings["target_MD"]), b)
+            prediction_VBD = by_view(embeddings["prediction_ND"], b)
+            target_WBD = by_view(embeddings["target_MD"], b)
             loss = byol_loss(prediction_VBD, target_WBD)
         return self.output(loss, embeddings["z_ND"], b)
 

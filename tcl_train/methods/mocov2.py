@@ -8,14 +8,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.profiler import record_function
 
 from tcl_train import checks
 from tcl_train.losses.pair_loss import (
-    at_least_float32,
     check_temperature,
+    normalize_rows,
     row_products,
     similarities,
 )
@@ -76,10 +75,11 @@ class MoCoV2(SelfSupervised):
     def compute_loss(self, embeddings: Embeddings, labels_B: Tensor, progress: float) -> StepOutput:  # noqa: ARG002
         z_ND, b = embeddings["z_ND"], len(labels_B)
         with record_function("loss"):
-            query_ND = F.normalize(at_least_float32(z_ND))
-            self._keys = F.normalize(at_least_float32(embeddings["key_ND"]))
+            query_ND = normalize_rows(z_ND)
+            self._keys = normalize_rows(embeddings["key_ND"].detach())
+            queue_SD = self.queue.rows_SD.to(query_ND.dtype)
             loss = mean_over_pairs(
-                lambda q_BD, k_BD: queue_contrast(q_BD, k_BD, self.queue.rows_SD, tau=self.tau),
+                lambda q_BD, k_BD: queue_contrast(q_BD, k_BD, queue_SD, tau=self.tau),
                 by_view(query_ND, b),
                 by_view(self._keys, b),
             )

@@ -8,12 +8,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.profiler import record_function
 
 from tcl_train import checks
-from tcl_train.losses.pair_loss import at_least_float32, check_temperature, similarities
+from tcl_train.losses.pair_loss import check_temperature, normalize_rows, similarities
 from tcl_train.methods.method import Embeddings, StepOutput, Views
 from tcl_train.methods.queue import Queue
 from tcl_train.methods.self_supervised import SelfSupervised, by_view, mean_over_pairs
@@ -64,9 +63,9 @@ class NNCLR(SelfSupervised):
     def compute_loss(self, embeddings: Embeddings, labels_B: Tensor, progress: float) -> StepOutput:  # noqa: ARG002
         z_ND, b = embeddings["z_ND"], len(labels_B)
         with record_function("loss"):
-            unit_ND = F.normalize(at_least_float32(z_ND))
+            unit_ND = normalize_rows(z_ND.detach())
             neighbour_VBD = by_view(self._nearest(unit_ND), b)
-            prediction_ND = F.normalize(at_least_float32(embeddings["prediction_ND"]))
+            prediction_ND = normalize_rows(embeddings["prediction_ND"])
             loss = mean_over_pairs(
                 lambda p_BD, n_BD: neighbour_contrast(p_BD, n_BD, tau=self.tau),
                 by_view(prediction_ND, b),

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tcl_train import checks
-from tcl_train.losses.pair_loss import at_least_float32, similarities
+from tcl_train.losses.pair_loss import normalize_rows, similarities
 
 
 class Prototypes(nn.Module):
@@ -22,8 +22,8 @@ class Prototypes(nn.Module):
         self.weight = nn.Parameter(F.normalize(torch.randn(count, dim)))
 
     def forward(self, z_ND: Tensor) -> Tensor:
-        weight_KD = at_least_float32(self.weight).to(at_least_float32(z_ND).dtype)
-        return similarities(F.normalize(at_least_float32(z_ND)), F.normalize(weight_KD))
+        unit_ND = normalize_rows(z_ND)
+        return similarities(unit_ND, normalize_rows(self.weight.to(unit_ND.dtype)))
 
 
 def cross_entropies(target_BK: Tensor, logit_BK: Tensor) -> Tensor:

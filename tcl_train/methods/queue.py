@@ -26,6 +26,10 @@ class Queue(nn.Module):
         self.register_buffer("place", torch.zeros((), dtype=torch.int64))
         self.register_buffer("pushed", torch.zeros((), dtype=torch.int64))
 
+    def is_pushed_S(self) -> Tensor:
+        """Which rows are of earlier batches, not the random ones from before."""
+        return torch.arange(len(self.rows_SD), device=self.rows_SD.device) < self.pushed
+
     @torch.no_grad()
     def push(self, rows_ND: Tensor) -> None:
         """In the place of the oldest rows. Of more rows than the queue holds, the last ones."""

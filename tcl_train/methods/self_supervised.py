@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.profiler import record_function
 
 from tcl_train.losses import LossOfMethod
+from tcl_train.losses.pair_loss import normalize_rows
 from tcl_train.methods.method import Method, StepOutput, Views
 from tcl_train.models.encoder import Encoder
 
@@ -69,6 +70,12 @@ def each(views: Views, function: Callable[[Tensor], Tensor]) -> Tensor:
 def by_view(rows_ND: Tensor, images: int) -> Tensor:
     """(V x B, D) as (V, B, D)."""
     return rows_ND.unflatten(0, (-1, images))
+
+
+def unit_rows(rows_VBD: Tensor) -> Tensor:
+    """Rows of length 1 along the last dimension, in float32 or better; a zero row stays zero and
+    gets no gradient."""
+    return normalize_rows(rows_VBD.flatten(0, -2)).unflatten(0, rows_VBD.shape[:-1])
 
 
 def mean_over_pairs(

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor
 from torch.profiler import record_function
 
-from tcl_train.losses.pair_loss import at_least_float32, row_products
+from tcl_train.losses.pair_loss import row_products
 from tcl_train.methods.method import Embeddings, ParameterGroup, StepOutput, Views
-from tcl_train.methods.self_supervised import SelfSupervised, by_view, mean_over_pairs
+from tcl_train.methods.self_supervised import SelfSupervised, by_view, mean_over_pairs, unit_rows
 from tcl_train.models.projector import mlp
 
 
@@ -24,8 +23,8 @@ def simsiam_loss(prediction_VBD: Tensor, z_VBD: Tensor) -> Tensor:
     """
     return mean_over_pairs(
         lambda p_BD, z_BD: -row_products(p_BD, z_BD).mean(),
-        F.normalize(prediction_VBD, dim=-1),
-        F.normalize(z_VBD.detach(), dim=-1),
+        unit_rows(prediction_VBD),
+        unit_rows(z_VBD.detach()),
     )
 
 
@@ -49,8 +48,8 @@ class SimSiam(SelfSupervised):
     def compute_loss(self, embeddings: Embeddings, labels_B: Tensor, progress: float) -> StepOutput:  # noqa: ARG002
         z_ND, b = embeddings["z_ND"], len(labels_B)
         with record_function("loss"):
-            prediction_VBD = by_view(at_least_float32(embeddings["prediction_ND"]), b)
-            loss = simsiam_loss(prediction_VBD, by_view(at_least_float32(z_ND), b))
+            prediction_VBD = by_view(embeddings["prediction_ND"], b)
+            loss = simsiam_loss(prediction_VBD, by_view(z_ND, b))
         return self.output(loss, z_ND, b)
 
     def parameter_groups(self) -> list[ParameterGroup]:

@@ -9,12 +9,11 @@ import math
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.profiler import record_function
 
 from tcl_train import checks
-from tcl_train.losses.pair_loss import at_least_float32, check_temperature
+from tcl_train.losses.pair_loss import check_temperature, normalize_rows
 from tcl_train.methods.method import Embeddings, StepOutput, Views
 from tcl_train.methods.prototypes import Prototypes, assignment_information, cross_entropies
 from tcl_train.methods.queue import Queue
@@ -22,13 +21,18 @@ from tcl_train.methods.self_supervised import SelfSupervised, by_view
 
 
 @torch.no_grad()
-def sinkhorn(score_NK: Tensor, *, epsilon: float, iterations: int) -> Tensor:
+def sinkhorn(
+    score_NK: Tensor, *, epsilon: float, iterations: int, counts_N: Tensor | None = None
+) -> Tensor:
     """Shares of the prototypes for each row: e^{score/epsilon}, scaled so that each row sums to 1
-    and each prototype is used alike. Source: Caron et al. 2020, equations 3 to 5; computed with
-    logarithms, so that no exponential overflows."""
+    and each prototype is used alike by the rows that count (all, without `counts_N`). Source: Caron
+    et al. 2020, equations 3 to 5; computed with logarithms, so that no exponential overflows."""
     log_q_NK = score_NK / epsilon
     for _ in range(iterations):
-        log_q_NK = log_q_NK - log_q_NK.logsumexp(0)
+        counting_NK = log_q_NK
+        if counts_N is not None:
+            counting_NK = log_q_NK.masked_fill(~counts_N[:, None], -math.inf)
+        log_q_NK = log_q_NK - counting_NK.logsumexp(0)
         log_q_NK = log_q_NK - log_q_NK.logsumexp(1, keepdim=True)
     return log_q_NK.exp()
 
@@ -82,8 +86,8 @@ class SwAV(SelfSupervised):
         large = len(embeddings["large_MD"]) // b
         with record_function("loss"):
             score_VBK = by_view(self.prototypes(z_ND), b)
-            queued_SK = self._queued_scores(progress)
-            share_WBK = [self._assign(score_BK, queued_SK) for score_BK in score_VBK[:large]]
+            queued = self._queued_scores(progress)
+            share_WBK = [self._assign(score_BK, queued) for score_BK in score_VBK[:large]]
             losses = [
                 cross_entropies(share_BK, score_VBK[v] / self.tau)
                 for w, share_BK in enumerate(share_WBK)
@@ -91,19 +95,27 @@ class SwAV(SelfSupervised):
                 if v != w
             ]
             loss = torch.stack(losses).mean()
-        self._rows = F.normalize(at_least_float32(z_ND[: large * b].detach()))
+        self._rows = normalize_rows(z_ND[: large * b].detach())
         told = assignment_information((score_VBK[0].detach() / self.tau).softmax(1))
         return self.output(loss, z_ND, b, {"assignment_information": told})
 
     @torch.no_grad()
-    def _queued_scores(self, progress: float) -> Tensor | None:
+    def _queued_scores(self, progress: float) -> tuple[Tensor, Tensor] | None:
+        """Scores of the queue's rows, and which of them count; None where the queue is not used."""
         if self.queue is None or progress < self.queue_from:
             return None
-        return self.prototypes(self.queue.rows_SD)
+        return self.prototypes(self.queue.rows_SD), self.queue.is_pushed_S()
 
-    def _assign(self, score_BK: Tensor, queued_SK: Tensor | None) -> Tensor:
-        score_NK = score_BK if queued_SK is None else torch.cat([score_BK, queued_SK])
-        share_NK = sinkhorn(score_NK.detach(), epsilon=self.epsilon, iterations=self.iterations)
+    @torch.no_grad()
+    def _assign(self, score_BK: Tensor, queued: tuple[Tensor, Tensor] | None) -> Tensor:
+        score_NK, counts_N = score_BK, None
+        if queued is not None:
+            queued_SK, counts_S = queued
+            score_NK = torch.cat([score_BK, queued_SK.to(score_BK.dtype)])
+            counts_N = torch.cat([counts_S.new_ones(len(score_BK)), counts_S])
+        share_NK = sinkhorn(
+            score_NK, epsilon=self.epsilon, iterations=self.iterations, counts_N=counts_N
+        )
         return share_NK[: len(score_BK)]
 
     def chance_level(self, step: StepOutput) -> Tensor:
@@ -115,8 +127,9 @@ class SwAV(SelfSupervised):
             self.prototypes.weight.grad = None
 
     @torch.no_grad()
-    def after_update(self, progress: float) -> None:  # noqa: ARG002
-        self.prototypes.weight.copy_(F.normalize(self.prototypes.weight))
+    def after_update(self, progress: float) -> None:
+        if progress >= self.frozen_until:
+            self.prototypes.weight.copy_(normalize_rows(self.prototypes.weight))
         if self.queue is not None and self._rows is not None:
             self.queue.push(self._rows)
         self._rows = None
