@@ -41,14 +41,17 @@ class MoCoV2(SelfSupervised):
     """:func:`queue_contrast` between the views of an image, in both orders; keys come from a
     teacher and join the queue afterwards.
 
-    Source: Chen et al. 2020, "Improved baselines with momentum contrastive learning". Instead of
-    shuffling rows between GPUs, so that a query does not find its key by the batch statistics that
-    they share, the teacher's batch norms use running statistics (see :class:`Teacher`).
+    Source: Chen et al. 2020, "Improved baselines with momentum contrastive learning". The authors
+    shuffle rows between GPUs, so that a query does not find its key by the batch statistics that a
+    GPU's rows share. Here statistics are those of the keys of all processes, as with one GPU in
+    solo-learn, whose published CIFAR figures were so obtained; with own_statistics=False the
+    teacher uses running ones (see :class:`Teacher`), which want some hundred steps to settle.
 
     Args:
         tau: temperature.
         queue: rows that are kept.
         momentum, momentum_end: of the teacher, at the beginning and at the end of the run.
+        own_statistics: whether the teacher's batch norms use the statistics of the batch.
     """
 
     def __init__(
@@ -58,12 +61,15 @@ class MoCoV2(SelfSupervised):
         queue: int = 32768,
         momentum: float = 0.99,
         momentum_end: float = 0.999,
+        own_statistics: bool = True,
         **parts: Any,
     ) -> None:
         super().__init__(**parts)
         self.tau = check_temperature(tau)
         self.momentum = check_momentum(momentum, momentum_end)
-        self.teacher = Teacher(nn.Sequential(self.encoder, self.projector), own_statistics=False)
+        self.teacher = Teacher(
+            nn.Sequential(self.encoder, self.projector), own_statistics=own_statistics
+        )
         self.queue = Queue(checks.integer("queue", queue, at_least=1), self.projection_dim())
         self._keys: Tensor | None = None  # that join the queue after the update
 

@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from tcl_train.errors import CommandError, Interrupted, RequestError, TrainingEr
 
 SECONDS_BETWEEN_LOOKS = 0.05
 SECONDS_TO_SAY_WHY = 3.0  # for a process that has ended, to have left a note
+TIME_TO_JOIN = timedelta(minutes=5)
 LARGE = 2**15  # numbers in a tensor that is worth a message of its own
 FAILURE = "failure"
 SPEAKER = "speaker"
@@ -244,6 +246,7 @@ def of_torchrun() -> Iterator[Processes]:
 
     Raises:
         RequestError: the environment does not say which process this is.
+        TrainingError: the others have not come, or their store is not there.
     """
     missing = [name for name in PLACE if name not in os.environ]
     if missing:
@@ -254,7 +257,14 @@ def of_torchrun() -> Iterator[Processes]:
         )
     from torch.distributed.rendezvous import rendezvous
 
-    store, rank, count = next(iter(rendezvous("env://")))
+    try:
+        store, rank, count = next(iter(rendezvous("env://", timeout=TIME_TO_JOIN)))
+    except (dist.DistError, ValueError) as error:  # the second for what is no number
+        raise TrainingError(
+            f"the {os.environ['WORLD_SIZE']} processes of the run have not found each other at "
+            f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']} within "
+            f"{TIME_TO_JOIN.total_seconds():.0f} s; has one of them ended?"
+        ) from error
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=count)
     processes = Processes(
