@@ -243,6 +243,21 @@ def test_another_way_to_train_goes_on_as_exactly(
     assert_same_run(run_dir, whole)
 
 
+def test_every_recipe_goes_on_as_exactly(
+    recipe_words: list[str],
+    interrupted: Callable[..., RunDir],
+    command: Callable[..., Any],
+    train_tiny: Callable[..., dict[str, Any]],
+    tmp_path: Path,
+) -> None:
+    """With its teacher, its queue, its centre and its prototypes."""
+    whole = RunDir(tmp_path / "whole")
+    train_tiny(whole, *WORDS, *recipe_words)
+    run_dir = interrupted(7, *recipe_words)
+    assert command("resume=run").status == 0
+    assert_same_run(run_dir, whole)
+
+
 def test_no_step_is_in_the_metrics_twice(
     interrupted: Callable[..., RunDir], command: Callable[..., Any]
 ) -> None:

@@ -35,9 +35,10 @@ def train(
     trainer = build_run(config, data=data, processes=processes).trainer
     trainer.method.train()
     if float64:
-        trainer.method.double().encoder.register_forward_pre_hook(
-            lambda _, given: (given[0].double(),)
-        )
+        trainer.method.double()
+        for part in trainer.method.modules():
+            if isinstance(part, type(trainer.method.encoder)):  # a teacher's, too
+                part.register_forward_pre_hook(lambda _, given: (given[0].double(),))
     batches = trainer.loader.epoch(0)
     losses = [trainer.train_step(next(batches)).loss.item() for _ in range(STEPS)]
     return trainer, losses
