@@ -46,8 +46,6 @@ class BarlowTwins(SelfSupervised):
         scale: factor of the whole loss, which is large: it sums over dimensions.
     """
 
-    when_collapsed = "lower lr, or raise batch_size: the loss compares dimensions over the batch"
-
     def __init__(self, *, lam: float = 0.005, scale: float = 0.1, **parts: Any) -> None:
         super().__init__(**parts)
         self.lam = checks.number("lam", lam, at_least=0)
