@@ -21,13 +21,14 @@ from pathlib import Path
 from typing import Any
 
 from hydra.errors import InstantiationException
-from hydra.utils import get_class, instantiate
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
 from tcl_train import checks
 from tcl_train.data.augment import Augment
+from tcl_train.data.augment.transform import Transform
 from tcl_train.data.dataset import DataSet, ReadOptions, Split, difference
 from tcl_train.data.loader import Loader, cut_where_read
 from tcl_train.data.normalize import Normalize
@@ -41,6 +42,7 @@ from tcl_train.engine.optimizers import Optimizer
 from tcl_train.engine.schedule import Schedule, by_epoch
 from tcl_train.errors import RequestError
 from tcl_train.evaluation.evaluate import Evaluator
+from tcl_train.evaluation.monitor import MONITORS, Monitor
 from tcl_train.evaluation.probe import Probe
 from tcl_train.methods.method import Method
 from tcl_train.models.encoder import Encoder
@@ -77,7 +79,10 @@ class Settings:
     on_nonfinite: str = "stop"
     nonfinite_limit: int = 10
     validation: float = 0
+    labelled: float = 1
     view_size: int | Sequence[Sequence[int]] | Mapping[int, int] | None = None
+    monitor: str | None = None
+    monitor_every: int = 1
 
     def __post_init__(self) -> None:
         c = checks
@@ -98,6 +103,9 @@ class Settings:
             lambda: c.boolean("profile", self.profile),
             lambda: c.boolean("mirror_features", self.mirror_features),
             lambda: c.number("validation", self.validation, at_least=0, below=1),
+            lambda: c.number("labelled", self.labelled, above=0, at_most=1),
+            lambda: self.monitor is None or c.one_of("monitor (or null)", self.monitor, MONITORS),
+            lambda: c.integer("monitor_every", self.monitor_every, at_least=1),
             lambda: NonFinite(self.on_nonfinite, self.nonfinite_limit),
             lambda: c.one_of("on_collapse", self.on_collapse, ON_COLLAPSE),
             lambda: (
@@ -131,15 +139,40 @@ def read_settings(config: DictConfig) -> Settings:
         values = {name: container[name] for name in names}
         settings = Settings(**{**values, "seed": run_seed(config)})
     needs_labels = _method_class(config).needs_labels
+    if settings.views == 1 and not _method_class(config).reads_labels:
+        raise RequestError(
+            f"views=1: method={config.names.method} compares views of an image; give views=2 or "
+            "more"
+        )
     if not needs_labels and settings.views == 1 and not settings.supervised:
         raise RequestError(
             f"views=1 with supervised=false leaves the loss {config.names.loss} without positives; "
             "give views=2 or more, or supervised=true"
         )
+    if settings.supervised and not _method_class(config).reads_labels:
+        raise RequestError(
+            f"supervised=true: method={config.names.method} reads no labels; give supervised=false "
+            "or another method"
+        )
+    if settings.labelled < 1 and (needs_labels or not settings.supervised):
+        raise RequestError(
+            f"labelled={settings.labelled:g}: "
+            + (
+                f"method={config.names.method} needs a label for each image"
+                if needs_labels
+                else "with supervised=false no label is read"
+            )
+            + "; give labelled=1, or method=contrastive with supervised=true"
+        )
     if needs_labels and not settings.supervised:
         raise RequestError(
             f"supervised=false: loss={config.names.loss} with method={config.names.method} learns "
             "from labels; give supervised=true or another choice"
+        )
+    if settings.monitor and not settings.validation:
+        raise RequestError(
+            f"monitor={settings.monitor} scores training images that pretraining does not see; "
+            "give validation=0.1"
         )
     return settings
 
@@ -150,7 +183,15 @@ def run_seed(config: DictConfig) -> int:
 
 
 def _method_class(config: DictConfig) -> type[Method]:
-    return get_class(config.method._target_)
+    with _as_request_error("method"):
+        made = instantiate(config.method, _partial_=True, _recursive_=False)
+        found = getattr(made, "func", None)
+        if not (isinstance(found, type) and issubclass(found, Method)):
+            raise TypeError(
+                f"_target_ must be a subclass of {Method.__module__}.{Method.__name__}, got "
+                f"{OmegaConf.select(config, 'method._target_')!r}"
+            )
+    return found
 
 
 def _build(place: str, node: DictConfig, *args: Any, **keys: Any) -> Any:
@@ -167,6 +208,10 @@ def _as_request_error(place: str) -> Iterator[None]:
     except (ValueError, TypeError, OmegaConfBaseException, InstantiationException) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise RequestError(f"{place}: {first}" if place else first) from error
+    except (RuntimeError, MemoryError) as error:  # what is asked for does not fit into the memory
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        said = f"cannot be made with these settings ({first})"
+        raise RequestError(f"{place}: {said}" if place else said) from error
 
 
 # ------------------------------------------------------------------ what a command works with
@@ -225,7 +270,17 @@ def build_run(
                 config, supervised=settings.supervised, local_processes=processes.local_count
             )
     data = _with_validation(data, settings)
+    with _as_request_error(""):
+        data = data.with_labels_of(settings.labelled, generator(settings.seed, "labelled"))
     trainer = _build_trainer(config, settings, loss=loss, data=data, runtime=runtime)
+    if settings.monitor:
+        trainer.monitor = Monitor(
+            data=data,
+            normalize=_normalize(data),
+            runtime=runtime,
+            seed=settings.seed,
+            every=settings.monitor_every,
+        )
     if state is not None:
         _check_same_data(state, trainer)
         _restore(trainer, state, path)
@@ -272,10 +327,7 @@ def _build_trainer(
     runtime: Runtime,
 ) -> Trainer:
     """All that pretraining needs, at step 0."""
-    view_size = by_epoch("view_size", settings.view_size, settings.epochs)
-    view_sizes = {view_size(epoch) for epoch in range(settings.epochs)}
-    augment = build_augment(config, data, view_sizes=view_sizes)
-    cut, augment = cut_where_read(augment, data.pretrain, settings.views, view_size)
+    cut, groups = cut_where_read(build_views(config, settings, data), data.pretrain)
     shares = Shares(settings.batch_size, settings.chunk_size, runtime.processes)
     loader = Loader(
         data.pretrain,
@@ -294,9 +346,7 @@ def _build_trainer(
     return Trainer(
         method=method,
         loader=loader,
-        views=ViewPlan(
-            [ViewGroup(augment=augment, count=settings.views, size=view_size)], seed=settings.seed
-        ),
+        views=ViewPlan(groups, seed=settings.seed),
         gradients=Gradients(runtime, shares, seed=settings.seed),
         optimizer=build_optimizer(config, method),
         schedule=build_schedule(config),
@@ -319,6 +369,11 @@ def _build_trainer(
 def _epoch_order(config: DictConfig, settings: Settings, split: Split) -> Order:
     name = config.data.get("sampler", "shuffle")  # which runs of earlier versions lack
     per_class = config.data.get("images_per_class", None)
+    if name != "shuffle" and settings.labelled < 1:
+        raise RequestError(
+            f"data.sampler={name} needs a label for each image; give labelled=1, or "
+            "data.sampler=shuffle"
+        )
     with _as_request_error(""):
         if name == "classes" and per_class and settings.batch_size % per_class:
             raise ValueError(
@@ -482,22 +537,66 @@ def _cache_dir(given: str | None) -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "tcl-train"
 
 
-def build_augment(
-    config: DictConfig, data: DataSet, *, view_sizes: Iterable[int | None] = (None,)
-) -> Augment:
-    """Raises RequestError for a wrong setting and for images of which it cannot make views of these
-    sides."""
-    presets = {
-        place: {name: _build(f"{place}.{name}", node) for name, node in config[place].items()}
-        for place in ("augment", "second_view")
-        if config.get(place) is not None
-    }
-    normalize = Normalize(size=data.image_size, mean=data.mean, std=data.std)
-    augment = Augment(presets["augment"], normalize, presets.get("second_view"))
-    with _as_request_error(""):
-        for size in view_sizes:
-            augment.with_size(size).check(data.image_size, data.image_size)
+def build_augment(config: DictConfig, data: DataSet) -> Augment:
+    """That of `augment` and `second_view`. Raises RequestError for a wrong setting and for images
+    of which it cannot make views."""
+    second = None
+    if config.get("second_view") is not None:
+        second = _build_transforms("second_view", config.second_view)
+    augment = Augment(_build_transforms("augment", config.augment), _normalize(data), second)
+    _check_views("", augment, data, [None])
     return augment
+
+
+def build_views(config: DictConfig, settings: Settings, data: DataSet) -> list[ViewGroup]:
+    """The views of `augment`, and the groups of `multicrop`. Raises RequestError for a wrong
+    setting and for images of which it cannot make views of these sides."""
+    size = by_epoch("view_size", settings.view_size, settings.epochs)
+    augment = build_augment(config, data)
+    groups = [ViewGroup(augment=augment, count=settings.views, size=size, name="views")]
+    for name, node in (config.get("multicrop") or {}).items():  # which earlier versions lack
+        groups.append(_further_views(f"multicrop.{name}", name, node, groups[0], data))
+    for group in groups:
+        place = "" if group is groups[0] else f"multicrop.{group.name}."
+        sizes = {group.size(epoch) for epoch in range(settings.epochs)}
+        _check_views(place, group.augment, data, sizes)
+    return groups
+
+
+def _further_views(
+    place: str, name: str, node: DictConfig, first: ViewGroup, data: DataSet
+) -> ViewGroup:
+    keys = {"count", "size", "augment"}
+    if not isinstance(node, DictConfig) or set(node) != keys:
+        raise RequestError(f"{place} must hold count, size and augment, got {node}")
+    with _as_request_error(place):
+        count, size = checks.integer("count", node.count, at_least=1), node["size"]
+        if size is not None:
+            checks.integer("size (or null)", size, at_least=1)
+    transforms = _build_transforms(f"{place}.augment", node.augment)
+
+    def side(epoch: int) -> int:
+        return size or max(1, first.side(epoch) // 2)
+
+    return ViewGroup(
+        augment=Augment(transforms, _normalize(data)), count=count, size=side, name=name
+    )
+
+
+def _build_transforms(place: str, node: DictConfig) -> dict[str, Transform]:
+    return {str(name): _build(f"{place}.{name!s}", of_one) for name, of_one in node.items()}
+
+
+def _normalize(data: DataSet) -> Normalize:
+    return Normalize(size=data.image_size, mean=data.mean, std=data.std)
+
+
+def _check_views(place: str, augment: Augment, data: DataSet, sizes: Iterable[int | None]) -> None:
+    try:
+        for size in sizes:
+            augment.with_size(size).check(data.image_size, data.image_size)
+    except ValueError as error:
+        raise RequestError(f"{place}{error}") from error
 
 
 def build_encoder(config: DictConfig, *, image_size: int) -> Encoder:

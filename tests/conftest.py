@@ -21,7 +21,7 @@ import hypothesis
 import numpy as np
 import pytest
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
@@ -167,6 +167,48 @@ def compose_tiny() -> Callable[..., DictConfig]:
 def train_tiny() -> Callable[..., dict[str, Any]]:
     """`train_tiny(directory, "epochs=2")`: a tiny run in this process; its result."""
     return _train_tiny
+
+
+# Sizes of self-supervised methods and their projectors in a tiny run, which has a few steps only:
+# neither warmed up nor frozen.
+SMALL_METHOD = {
+    "predictor_hidden_dim": 8,
+    "prototypes": 12,
+    "queue": 48,
+    "queue_from": 0,
+    "frozen_until": 0,
+    "momentum": 0.9,
+}
+SMALL_PROJECTOR = {"hidden_dim": 16, "out_dim": 8}
+
+
+def _recipes() -> dict[str, list[str]]:
+    """By the method's name, the words of a tiny run of those that choose their loss, their
+    optimiser and all else."""
+    from tcl_train.cli.choices import choices, config_dir
+
+    found = {}
+    for name in choices("method"):
+        config = OmegaConf.load(config_dir() / "method" / f"{name}.yaml")
+        if "optimizer" in config:
+            own = {key: value for key, value in SMALL_METHOD.items() if key in config.method}
+            sizes = {"method": own, "projector": SMALL_PROJECTOR}
+            words = [f"{part}.{k}={v}" for part, keys in sizes.items() for k, v in keys.items()]
+            found[name] = [f"method={name}", "scheduler.warmup_epochs=0", *words]
+    return found
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Tests with an argument `recipe_words` are run for every method that is a recipe."""
+    if "recipe_words" in metafunc.fixturenames:
+        recipes = _recipes()
+        metafunc.parametrize("recipe_words", recipes.values(), ids=recipes.keys())
+
+
+@pytest.fixture(scope="session")
+def recipes() -> dict[str, list[str]]:
+    """By the method's name, the words of a tiny run with it, of all methods that are recipes."""
+    return _recipes()
 
 
 @pytest.fixture(scope="session")

@@ -98,6 +98,14 @@ def test_a_contrastive_loss_needs_views_or_labels(
             configs.read_settings(tiny)
 
 
+@pytest.mark.parametrize("method", ["byol", "swav"])
+def test_one_view_is_too_few_for_a_method_that_compares_views(
+    method: str, compose_tiny: Callable[..., DictConfig]
+) -> None:
+    with pytest.raises(RequestError, match=rf"views=1: method={method} .* views=2 or more$"):
+        configs.read_settings(compose_tiny(f"method={method}", "views=1"))
+
+
 def test_a_classifier_needs_labels_and_one_view_is_enough(
     compose_tiny: Callable[..., DictConfig],
 ) -> None:
@@ -106,6 +114,23 @@ def test_a_classifier_needs_labels_and_one_view_is_enough(
     config.supervised = False
     with pytest.raises(RequestError, match=r"supervised=false: loss=ce with .* learns from labels"):
         configs.read_settings(config)
+
+
+@pytest.mark.parametrize(
+    ("target", "named"),
+    [
+        (10**19, r"method: .*10000000000000000000"),
+        ("nowhere.Mine", r"method: .*nowhere"),
+        ("tcl_train.losses.TCL", r"method: _target_ must be a subclass of .*, got 'tcl_train"),
+    ],
+)
+def test_what_is_no_method_is_refused(tiny: DictConfig, target: Any, named: str) -> None:
+    tiny.method._target_ = target
+    with pytest.raises(RequestError, match=named):
+        configs.read_settings(tiny)
+    tiny.method = None
+    with pytest.raises(RequestError, match="method: _target_ must be a subclass of"):
+        configs.read_settings(tiny)
 
 
 # ------------------------------------------------------------------ parts
@@ -132,6 +157,14 @@ def test_a_part_with_a_wrong_value_is_refused_by_its_place(
     OmegaConf.update(tiny, key, value)
     with pytest.raises(RequestError, match=named):
         build(tiny)
+
+
+def test_a_part_that_does_not_fit_into_the_memory_is_refused_by_its_place(
+    tiny: DictConfig,
+) -> None:
+    tiny.encoder.width = 2**50
+    with pytest.raises(RequestError, match="encoder: cannot be made with these settings"):
+        configs.build_encoder(tiny, image_size=8)
 
 
 @pytest.mark.parametrize(

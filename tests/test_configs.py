@@ -32,7 +32,7 @@ from tcl_train.evaluation.probe import ProbeInput
 from tcl_train.runtime.device import Runtime
 
 DATASETS = choices("dataset")
-LOSSES = choices("loss")
+LOSSES = [name for name in choices("loss") if name != "of_method"]
 
 # Arguments that the program gives, so that no YAML does.
 GIVEN = {
@@ -67,7 +67,7 @@ def node_of(group: str, name: str) -> DictConfig:
     if group == "encoder":
         return composed(f"encoder={name}").encoder
     config = load(group, name)
-    return config.loss if group == "loss" else config
+    return config.get(group, config)
 
 
 def all_choices(*groups: str) -> list[Any]:

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from tcl_train.cli.choices import choices, config_dir, groups
 
 THIN = {"stem", "width", "shortcut", "feature_dim"}
+TEACHER = {"momentum", "momentum_end"}
 DECAY = {"weight_decay", "decay_bias_and_norm"}
 IMAGES = {"root", "image_size", "mean", "std"}
 
@@ -51,15 +52,29 @@ STORED = {
     },
     "tcl_train.losses.CrossEntropy": {"label_smoothing"},
     "tcl_train.losses.HardContrastive": {"tau", "alpha"},
+    "tcl_train.losses.LossOfMethod": set(),
     "tcl_train.losses.NPairs": set(),
     "tcl_train.losses.NTXent": {"tau"},
     "tcl_train.losses.SimpleContrastive": {"lam", "alpha"},
     "tcl_train.losses.SupCon": {"tau", "form"},
     "tcl_train.losses.TCL": {"tau", "k1", "k2"},
     "tcl_train.losses.Triplet": {"margin"},
+    "tcl_train.methods.barlow_twins.BarlowTwins": {"lam", "scale"},
+    "tcl_train.methods.byol.BYOL": {"predictor_hidden_dim", *TEACHER},
     "tcl_train.methods.class_rows.ClassRows": {"copies"},
     "tcl_train.methods.contrastive.Contrastive": set(),
     "tcl_train.methods.cross_entropy.CrossEntropyClassifier": set(),
+    "tcl_train.methods.dino.DINO": {
+        *("prototypes", "tau", "teacher_tau_start", "teacher_tau", "teacher_tau_warmup"),
+        *("centre_momentum", "frozen_until", *TEACHER),
+    },
+    "tcl_train.methods.mocov2.MoCoV2": {"tau", "queue", "own_statistics", *TEACHER},
+    "tcl_train.methods.nnclr.NNCLR": {"tau", "queue", "predictor_hidden_dim"},
+    "tcl_train.methods.simsiam.SimSiam": {"predictor_hidden_dim"},
+    "tcl_train.methods.swav.SwAV": {
+        *("prototypes", "tau", "epsilon", "iterations", "queue", "queue_from", "frozen_until")
+    },
+    "tcl_train.methods.vicreg.VICReg": {"invariance", "variance", "covariance"},
     "tcl_train.models.linear": {"out_dim"},
     "tcl_train.models.mlp": {"out_dim", "hidden_dim", "depth"},
     "tcl_train.models.none": set(),

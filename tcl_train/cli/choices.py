@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 
 CONFIG_NAME = "train"
+# Choices that go with one made earlier in the list of configs/train.yaml, unless another is made.
+GOES_WITH = {("loss", "ce"): ("method", "cross_entropy")}
 SECOND_VIEW = "second_view"  # where augment@second_view=PRESET puts the preset
 
 

@@ -4,8 +4,9 @@
 
 is 30 where the run computes in half precision and 12 elsewhere. `precision=auto` takes half
 precision only where it is the faster one, so that a recipe that promises a time can keep it on both
-kinds of machine. `${share_of_run:5}` is 5 epochs as a share of the run's. The resolved values are
-what `config.yaml` and `result.json` hold.
+kinds of machine. `${share_of_run:5}` is 5 epochs as a share of the run's, `${smaller:10,${epochs}}`
+the smaller number, and `${of_dataset:digits,20,100}` is 20 for dataset=digits and 100 for all
+others. The resolved values are what `config.yaml` and `result.json` hold.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ def register() -> None:
     """Makes the resolvers known to OmegaConf."""
     OmegaConf.register_new_resolver("in_half_precision", in_half_precision, replace=True)
     OmegaConf.register_new_resolver("share_of_run", share_of_run, replace=True)
+    OmegaConf.register_new_resolver("of_dataset", of_dataset, replace=True)
+    OmegaConf.register_new_resolver("smaller", smaller, replace=True)
 
 
 def in_half_precision(yes: Any, no: Any, *, _root_: DictConfig) -> Any:
@@ -43,3 +46,16 @@ def share_of_run(epochs: Any, *, _root_: DictConfig) -> Any:
         return float(epochs) / float(_root_.epochs)
     except (TypeError, ValueError, ZeroDivisionError):  # the run refuses these words by itself
         return epochs
+
+
+def smaller(one: Any, other: Any) -> Any:
+    """The smaller number; what is no number stays as it is."""
+    numbers = all(isinstance(value, int | float) for value in (one, other))
+    return min(one, other) if numbers else one
+
+
+def of_dataset(*given: Any, _root_: DictConfig) -> Any:
+    """Names of data sets, each followed by its value, and last the value of all others."""
+    *pairs, others = given
+    values = dict(zip(pairs[::2], pairs[1::2], strict=True))
+    return values.get(_root_.names.dataset, others)

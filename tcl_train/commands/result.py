@@ -31,7 +31,9 @@ def assemble_result(
         "second_view": None
         if names.get("second_view") is None
         else {"name": names.second_view, **_transforms(config.second_view)},
+        "multicrop": None if not config.get("multicrop") else _multicrop(config),
         "supervised": settings.supervised,
+        "labelled": settings.labelled,
         "views": settings.views,
         "view_size": settings.view_size,
         "encoder": names.encoder,
@@ -41,7 +43,8 @@ def assemble_result(
         "epochs": settings.epochs,
         "batch_size": settings.batch_size,
         "steps": trainer.step,
-        "image_views_seen": trainer.meter.images * settings.views,
+        "image_views_seen": trainer.meter.images * trainer.views.count,
+        "pixels_seen": trainer.pixels_seen(),
         "seed": settings.seed,
         **trainer.meter.total(),
         "pretrain_seconds": trainer.meter.seconds,
@@ -94,6 +97,14 @@ def _parameters(node: DictConfig) -> dict[str, Any]:
     container = OmegaConf.to_container(node, resolve=True)
     assert isinstance(container, dict)
     return {str(key): value for key, value in container.items() if key != "_target_"}
+
+
+def _multicrop(config: DictConfig) -> dict[str, Any]:
+    groups = {
+        str(name): {"count": group.count, "size": group["size"], **_transforms(group.augment)}
+        for name, group in config.multicrop.items()
+    }
+    return {"name": config.names.multicrop, **groups}
 
 
 def _transforms(node: DictConfig) -> dict[str, Any]:

@@ -113,13 +113,15 @@ def _check_same_data(trainer: Trainer, processes: Processes) -> None:
 
 def show_views(run: Run, sink: Sink) -> None:
     """The first images with views of them in TensorBoard, drawn for the picture."""
-    picture_CHW = picture_of_views(
-        run.trainer.views.groups[0].augment,
-        run.trainer.loader.first_images(PICTURED),
-        views=run.trainer.views.groups[0].count,
-        generator=generator(run.settings.seed, "picture"),
-    )
-    sink.picture(run.trainer.step, "views", picture_CHW)
+    trainer = run.trainer
+    for group, images_BCHW in trainer.views.with_images(trainer.loader.first_images(PICTURED)):
+        picture_CHW = picture_of_views(
+            group.augment.with_size(group.size(0)),
+            images_BCHW,
+            views=group.count,
+            generator=generator(run.settings.seed, "picture"),
+        )
+        sink.picture(trainer.step, group.name, picture_CHW)
 
 
 def _log_plan(run: Run) -> None:
@@ -136,11 +138,12 @@ def _log_plan(run: Run) -> None:
         trainer.loader.batch_size,
         trainer.views.count,
     )
-    sizes = [trainer.views.groups[0].size(epoch) for epoch in range(trainer.epochs)]
-    if any(sizes):
-        runs = [(size, len(list(same))) for size, same in groupby(sizes)]
-        planned = ", then ".join(f"{size} x {size} pixels (epochs: {n})" for size, n in runs)
-        log.info("views of %s", planned)
+    for group in trainer.views.groups:
+        sizes = [group.size(epoch) for epoch in range(trainer.epochs)]
+        if any(sizes):
+            runs = [(size, len(list(same))) for size, same in groupby(sizes)]
+            planned = ", then ".join(f"{size} x {size} pixels (epochs: {n})" for size, n in runs)
+            log.info("%d %s of %s", group.count, group.title, planned)
     if trainer.step:
         log.info("resuming at step %d of %d", trainer.step, trainer.total_steps)
 

@@ -16,6 +16,7 @@ from tcl_train.data.holding_out import held_out_rows
 from tcl_train.data.images import Images
 from tcl_train.errors import few
 
+NO_LABEL = -1
 ON_DAMAGED = ("stop", "skip")
 
 
@@ -49,7 +50,7 @@ class ReadOptions:
 
 @dataclass(frozen=True)
 class Split:
-    """Images, and an int64 label for each of them or None."""
+    """Images, and an int64 label for each of them or None; NO_LABEL for an image without one."""
 
     images: Images
     labels_N: Tensor | None
@@ -112,6 +113,21 @@ class DataSet:
             pretrain = self.pretrain.chosen(torch.cat([kept_M, further]))
         validation = self.train.chosen(held_N.nonzero()[:, 0])
         return replace(self, pretrain=pretrain, train=train, validation=validation)
+
+    def with_labels_of(self, share: float, g: torch.Generator) -> DataSet:
+        """With labels for a share of the pretraining images only, evenly from each class. The
+        evaluation still has all.
+
+        Raises:
+            ValueError: they have no labels.
+        """
+        if share == 1:
+            return self
+        if self.pretrain.labels_N is None:
+            raise ValueError(f"labelled={share:g} needs labels and these images have none")
+        known_N = held_out_rows(self.pretrain.labels_N, share, g)
+        labels_N = self.pretrain.labels_N.where(known_N, NO_LABEL)
+        return replace(self, pretrain=Split(self.pretrain.images, labels_N))
 
     def fingerprint(self) -> dict[str, Any]:
         """What a run can be compared with when it is resumed: classes, counts, size, and a digest

@@ -67,7 +67,7 @@ def decode(path: str | Path, size: int) -> np.ndarray:
     image, _ = _read(path, lambda width, height: size / min(width, height))
     if image.size != (size, size):
         image = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
-    return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
+    return np.array(np.asarray(image).transpose(2, 0, 1), order="C")  # Pillow's may not be written
 
 
 def check_file(path: str | Path) -> str:
@@ -90,11 +90,13 @@ class Box(NamedTuple):
     height: float
 
 
-def cut(path: str | Path, size: int, boxes_of: Callable[[int, int], Sequence[Box]]) -> np.ndarray:
-    """Boxes of one file, each resized to a square: (boxes, 3, size, size), uint8. As torchvision's
-    pipeline does it on Pillow images: bilinear, antialiased where a box shrinks.
+def cut(
+    path: str | Path, sizes: Sequence[int], boxes_of: Callable[[int, int], Sequence[Box]]
+) -> list[np.ndarray]:
+    """Boxes of one file, each resized to a square of its size: (3, size, size), uint8. As
+    torchvision's pipeline does it on Pillow images: bilinear, antialiased where a box shrinks.
 
-    boxes_of: gives the boxes for the height and the width of the upright image.
+    boxes_of: gives a box for each size from the height and the width of the upright image.
 
     Raises:
         UnreadableImage: the file is missing, damaged, or not an image.
@@ -103,19 +105,20 @@ def cut(path: str | Path, size: int, boxes_of: Callable[[int, int], Sequence[Box
 
     def share(width: int, height: int) -> float:
         boxes[:] = boxes_of(height, width)
-        return max(size / min(box.width, box.height) for box in boxes)
+        return max(
+            size / min(box.width, box.height) for size, box in zip(sizes, boxes, strict=True)
+        )
 
     image, (width, height) = _read(path, share)
     across, along = image.width / width, image.height / height
-    views = [
+    return [
         _resized(
             image,
             size,
             (left * across, top * along, (left + wide) * across, (top + high) * along),
         )
-        for left, top, wide, high in boxes
+        for size, (left, top, wide, high) in zip(sizes, boxes, strict=True)
     ]
-    return np.stack(views)
 
 
 def _resized(

@@ -12,6 +12,7 @@ import signal
 import threading
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from multiprocessing.connection import wait
 from multiprocessing.context import BaseContext
 from pathlib import Path
@@ -137,21 +138,21 @@ class FileImages:
     def batches(self, index_batches: Sequence[Tensor], device: torch.device) -> Iterator[Tensor]:
         # Paths rather than indices, so that a worker need not be sent all paths first.
         requests = ([self.paths[i] for i in index_B.tolist()] for index_B in index_batches)
-        yield from self._load(_Decoder(self.size), requests, len(index_batches), device)
+        for (images_BCHW,) in self._load(_Decoder(self.size), requests, len(index_batches), device):
+            yield images_BCHW
 
     def cut_batches(
         self,
         index_batches: Sequence[Tensor],
         numbers_of_batches: Iterable[Tensor],
-        crops: Sequence[RandomResizedCrop],
-        size: int,
+        groups: Sequence[tuple[Sequence[RandomResizedCrop], int]],
         device: torch.device,
-    ) -> Iterator[Tensor]:
+    ) -> Iterator[list[Tensor]]:
         """For each batch of int64 indices (B,), views cut out of the whole images, view after view:
-        (V x B, 3, size, size), uint8, on the device.
+        for each group (its views x B, 3, size, size), uint8, on the device.
 
-        numbers_of_batches: for each batch (V, B, K), see `RandomResizedCrop.draw_numbers`; crops:
-        one for each view.
+        numbers_of_batches: for each batch (V, B, K), see `RandomResizedCrop.draw_numbers`; groups:
+        the crop of each view, and their size.
         """
         requests = (
             [(self.paths[i], numbers_BVK[b]) for b, i in enumerate(index_B.tolist())]
@@ -161,9 +162,8 @@ class FileImages:
                 strict=True,
             )
         )
-        cutter = _Cutter(crops, size)
-        for views_BVCSS in self._load(cutter, requests, len(index_batches), device):
-            yield views_BVCSS.transpose(0, 1).flatten(0, 1)
+        for of_groups in self._load(_Cutter(groups), requests, len(index_batches), device):
+            yield [views_BVCSS.transpose(0, 1).flatten(0, 1) for views_BVCSS in of_groups]
 
     def _load(
         self,
@@ -171,7 +171,7 @@ class FileImages:
         requests: Iterable[list[Any]],
         count: int,
         device: torch.device,
-    ) -> Iterator[Tensor]:
+    ) -> Iterator[list[Tensor]]:
         """What the dataset gives for each of `count` lists of requests, on the device."""
         workers = min(self.workers, count)
         loader: Iterable[Any] = DataLoader(
@@ -184,10 +184,10 @@ class FileImages:
             pin_memory=device.type == "cuda",
             generator=torch.Generator(),  # decoding draws nothing; leave the global state alone
         )
-        for images_BCHW in loader:
-            if isinstance(images_BCHW, str):
-                raise RequestError(images_BCHW)
-            yield images_BCHW.to(device, non_blocking=True)
+        for stacked in loader:
+            if isinstance(stacked, str):
+                raise RequestError(stacked)
+            yield [images_BCHW.to(device, non_blocking=True) for images_BCHW in stacked]
 
     def digest(self) -> str:
         return self._digest
@@ -254,21 +254,23 @@ class _Decoder(Dataset):
     def __init__(self, size: int) -> None:
         self.size = size
 
-    def __getitem__(self, path: str | Path) -> Tensor | str:
+    def __getitem__(self, path: str | Path) -> list[Tensor] | str:
         try:
-            return torch.from_numpy(decode(path, self.size))
+            return [torch.from_numpy(decode(path, self.size))]
         except UnreadableImage as error:
             return str(error)
 
 
 class _Cutter(Dataset):
-    """Boxes of images: (V, 3, S, S) from a path and the numbers (V, K) that decide them."""
+    """Boxes of images: for each group (its views, 3, S, S), from a path and the numbers (V, K) that
+    decide them."""
 
-    def __init__(self, crops: Sequence[RandomResizedCrop], size: int) -> None:
-        self.crops = crops
-        self.size = size
+    def __init__(self, groups: Sequence[tuple[Sequence[RandomResizedCrop], int]]) -> None:
+        self.crops = [crop for crops, _ in groups for crop in crops]
+        self.sizes = [size for crops, size in groups for _ in crops]
+        self.counts = [len(crops) for crops, _ in groups]
 
-    def __getitem__(self, request: tuple[str | Path, Tensor]) -> Tensor | str:
+    def __getitem__(self, request: tuple[str | Path, Tensor]) -> list[Tensor] | str:
         path, numbers_VK = request
 
         def boxes_of(height: int, width: int) -> list[Box]:
@@ -279,13 +281,14 @@ class _Cutter(Dataset):
             return boxes
 
         try:
-            return torch.from_numpy(cut(path, self.size, boxes_of))
+            views = iter(cut(path, self.sizes, boxes_of))
         except UnreadableImage as error:
             return str(error)
+        return [torch.from_numpy(np.stack([*islice(views, n)])) for n in self.counts]
 
 
-def _stack(items: list[Tensor | str]) -> Tensor | str:
+def _stack(items: list[list[Tensor] | str]) -> list[Tensor] | str:
     for item in items:
         if isinstance(item, str):
             return item
-    return torch.stack(items)  # type: ignore[arg-type]
+    return [torch.stack(of_group) for of_group in zip(*items, strict=True)]

@@ -6,8 +6,9 @@ views.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -23,7 +24,15 @@ class ViewGroup:
 
     augment: Augment
     count: int
-    size: Callable[[int], int | None]
+    size: Callable[[int], int | None] = lambda _: None
+    name: str = "views"
+
+    @property
+    def title(self) -> str:
+        return self.name if self.name == "views" else f"further views ({self.name})"
+
+    def side(self, epoch: int) -> int:
+        return self.size(epoch) or self.augment.normalize.size
 
 
 class ViewPlan:
@@ -38,35 +47,48 @@ class ViewPlan:
         """Views of each image."""
         return sum(group.count for group in self.groups)
 
+    def pixels(self, epoch: int) -> int:
+        """Of all views of an image, what encoding them is about proportional to."""
+        return sum(group.count * group.side(epoch) ** 2 for group in self.groups)
+
     def draw(
-        self, images_BCHW: Tensor, places_B: Tensor, *, batch_size: int, epoch: int, step: int
+        self, images: Sequence[Tensor], places_B: Tensor, *, batch_size: int, epoch: int, step: int
     ) -> DrawnViews:
         """Draws for the global batch and keeps what belongs to these images.
 
-        places_B: the images' places in the global batch of `batch_size`.
+        images: (B, C, H, W) of which all views are made, or for each group its views, cut out
+        already. places_B: the images' places in the global batch of `batch_size`.
         """
         drawn = []
-        for i, group in enumerate(self.groups):
+        for i, (group, images_BCHW) in enumerate(self.with_images(images)):
             augment = group.augment.with_size(group.size(epoch))
             g = generator(self.seed, "augment", step, *([i] if i else []))
             height, width = images_BCHW.shape[2:]
             parameters = augment.draw(batch_size, height, width, views=group.count, generator=g)
             if len(places_B) != batch_size:
                 parameters = rows_of(parameters, places_B, batch_size)
-            drawn.append((augment, group.count, parameters))
-        return DrawnViews(images_BCHW, len(places_B), drawn)
+            drawn.append(_Drawn(images_BCHW, augment, group.count, parameters))
+        return DrawnViews(drawn, len(places_B))
+
+    def with_images(self, images: Sequence[Tensor]) -> Iterator[tuple[ViewGroup, Tensor]]:
+        """Each group with what its views are made of."""
+        each = images if len(images) == len(self.groups) else [*images] * len(self.groups)
+        return zip(self.groups, each, strict=True)
+
+
+class _Drawn(NamedTuple):
+    """A group of views that are not made yet."""
+
+    images_BCHW: Tensor
+    augment: Augment
+    views: int
+    parameters: list[list[Parameters]]
 
 
 class DrawnViews:
-    """Views of images, made when they are asked for, with the same draws each time."""
+    """Views of `count` images, made when they are asked for, with the same draws each time."""
 
-    def __init__(
-        self,
-        images_BCHW: Tensor,
-        count: int,
-        drawn: Sequence[tuple[Augment, int, list[list[Parameters]]]],
-    ) -> None:
-        self.images_BCHW = images_BCHW
+    def __init__(self, drawn: Sequence[_Drawn], count: int) -> None:
         self.count = count
         self._drawn = drawn
 
@@ -75,8 +97,7 @@ class DrawnViews:
         after view."""
         whole = images == slice(0, self.count)
         result = []
-        for augment, views, parameters in self._drawn:
-            x_BCHW = self.images_BCHW
+        for x_BCHW, augment, views, parameters in self._drawn:
             if not whole:
                 parameters = rows_of(parameters, images, self.count)
                 per_image = x_BCHW.unflatten(0, (-1, self.count))  # cut already: view after view

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
+import operator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
+from torch import nn
 
 from tcl_train.data.loader import Batch, Loader
 from tcl_train.data.views import ViewPlan
@@ -16,7 +19,7 @@ from tcl_train.engine.meter import Meter
 from tcl_train.engine.nonfinite import NonFinite
 from tcl_train.engine.optimizers import Optimizer
 from tcl_train.engine.profile import Profile
-from tcl_train.engine.schedule import Schedule
+from tcl_train.engine.schedule import Schedule, along_cosine
 from tcl_train.errors import Interrupted, TrainingError
 from tcl_train.methods.diagnostics import find_collapse
 from tcl_train.methods.method import Method, StepOutput
@@ -30,6 +33,12 @@ log = logging.getLogger(__name__)
 
 NO_PROFILE = Profile()
 ON_COLLAPSE = ("warn", "stop")
+Watching = Callable[[nn.Module, int], dict[str, float]]
+
+
+def unwatched(encoder: nn.Module, epochs_done: int) -> dict[str, float]:  # noqa: ARG001
+    """No monitor."""
+    return {}
 
 
 @dataclass
@@ -52,6 +61,7 @@ class Trainer:
     log_every: int
     on_collapse: str = "warn"
     nonfinite: NonFinite = field(default_factory=NonFinite)
+    monitor: Watching = unwatched  # of the encoder, after each epoch: scalars to log
     about: dict[str, Any] = field(default_factory=dict)  # stored with each checkpoint
     step: int = 0
     meter: Meter = field(default_factory=Meter)
@@ -104,6 +114,9 @@ class Trainer:
                 ended = self.step % per_epoch == 0
                 if ended:
                     self.say_epoch(epoch + 1, scalars)
+                    watched = self.monitor(self.method.encoder, epoch + 1)
+                    if watched:
+                        sink.write(self.step, epoch, watched)
                 due = ended and (checkpoints.due(epoch + 1) or self.step == self.total_steps)
                 stopped = signals.agreed()
                 if due or stopped or checkpoints.overdue():
@@ -119,10 +132,10 @@ class Trainer:
     def train_step(self, batch: Batch) -> StepOutput:
         """Views, loss, gradient, update. Nothing here waits for the device, unless losses that are
         not finite are skipped."""
-        self.set_learning_rates()
         epoch, progress = self.step // self.loader.steps_per_epoch, self.step / self.total_steps
+        self.set_rates(progress)
         views = self.views.draw(
-            batch.images_BCHW,
+            batch.images,
             self.loader.places,
             batch_size=len(batch.labels_B),
             epoch=epoch,
@@ -141,11 +154,22 @@ class Trainer:
     def learning_rate(self, step: int) -> float:
         return self.lr * self.schedule(step, self.loader.steps_per_epoch, self.epochs)
 
-    def set_learning_rates(self) -> None:
+    def pixels_seen(self) -> int:
+        """Of all views up to this step."""
+        per_epoch = self.loader.steps_per_epoch
+        steps = [min(per_epoch, self.step - start) for start in range(0, self.step, per_epoch)]
+        pixels = [self.views.pixels(epoch) for epoch in range(len(steps))]
+        return self.loader.batch_size * sum(map(operator.mul, steps, pixels))
+
+    def set_rates(self, progress: float) -> None:
+        """The learning rate of each group, and its weight decay where that changes."""
         lr = self.learning_rate(self.step)
         for group in self.optimizer.param_groups:
             fixed = group.get("fixed_lr", False)  # which checkpoints of earlier versions lack
             group["lr"] = (self.lr if fixed else lr) * group.get("lr_scale", 1.0)
+            if "weight_decay_ends" in group:
+                first, last = group["weight_decay_ends"]
+                group["weight_decay"] = along_cosine(first, last, progress)
 
     def measure(self, step: StepOutput) -> dict[str, float]:
         """The scalars of a logging step; only here does the loop wait for the device."""

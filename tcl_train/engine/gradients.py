@@ -2,7 +2,8 @@
 
 The loss is a function of all embeddings, and an embedding depends on its image's views only. So
 each process embeds its share of the images; the embeddings are put together; every process takes
-the whole loss and its gradient by the embeddings; and each goes backward through its own. With
+the whole loss and its gradient by the embeddings (of many rows the work is shared out, see
+:mod:`tcl_train.losses.blockwise.sharing`); and each goes backward through its own. With
 chunks the embeddings are made twice, first without what a backward pass needs, and then chunk by
 chunk with it (Gao et al. 2021, "Scaling deep contrastive learning batch size under memory limited
 setup").
@@ -21,6 +22,7 @@ from torch.profiler import record_function
 
 from tcl_train.data.shares import Shares
 from tcl_train.data.views import DrawnViews
+from tcl_train.losses.blockwise import work_shared
 from tcl_train.methods.method import Embeddings, Method, StepOutput
 from tcl_train.runtime.device import Runtime
 
@@ -49,7 +51,8 @@ class Gradients:
         else:
             own = None
             leaves = self._leaves(self._embed_without_graph(method, views, step))
-        with self.runtime.autocast():
+        ranks = self.processes
+        with self.runtime.autocast(), work_shared(ranks.rank, ranks.count, ranks.add_up):
             output = method.compute_loss(leaves, labels_B, progress)
         with record_function("backward"):
             self.runtime.scaled(output.loss).backward()

@@ -38,12 +38,21 @@ _AdamW = without_compile_guards(torch.optim.AdamW)
 
 
 def parameter_groups(
-    module: nn.Module, *, weight_decay: float, decay_bias_and_norm: bool
+    module: nn.Module,
+    *,
+    weight_decay: float,
+    weight_decay_end: float | None = None,
+    decay_bias_and_norm: bool,
 ) -> list[dict[str, Any]]:
     """All trainable parameters, in the groups that a method makes of them. Biases and the
     parameters of normalisation layers (those of one dimension) form groups without weight decay,
-    unless `decay_bias_and_norm`."""
+    unless `decay_bias_and_norm`.
+
+    weight_decay_end: what the weight decay has become at the end of the run, along half a cosine;
+    None: it stays. The trainer sets it."""
     checks.number("weight_decay", weight_decay, at_least=0)
+    if weight_decay_end is not None:
+        checks.number("weight_decay_end (or null)", weight_decay_end, at_least=0)
     checks.boolean("decay_bias_and_norm", decay_bias_and_norm)
     if isinstance(module, Method):
         of_method = module.parameter_groups()
@@ -55,7 +64,10 @@ def parameter_groups(
         for is_vector in (False, True):
             decays = group.decay and (decay_bias_and_norm or not is_vector)
             params = [p for p in group.parameters if (p.ndim <= 1) == is_vector]
-            groups.append({"params": params, "weight_decay": weight_decay * decays, **rates})
+            of_group = {"params": params, "weight_decay": weight_decay * decays, **rates}
+            if weight_decay_end is not None and decays:
+                of_group["weight_decay_ends"] = (weight_decay, weight_decay_end)
+            groups.append(of_group)
         if decay_bias_and_norm:  # one group, in the order of the parameters
             groups[-2:] = [{**groups[-1], "params": group.parameters}]
     return [group for group in groups if group["params"]]
@@ -68,6 +80,7 @@ def sgd(
     momentum: float = 0.9,
     nesterov: bool = False,
     weight_decay: float = 1e-4,
+    weight_decay_end: float | None = None,
     decay_bias_and_norm: bool = True,
 ) -> Optimizer:
     """Stochastic gradient descent with momentum."""
@@ -75,7 +88,10 @@ def sgd(
     if checks.boolean("nesterov", nesterov) and momentum == 0:
         raise ValueError("nesterov needs momentum > 0, got momentum 0")
     groups = parameter_groups(
-        module, weight_decay=weight_decay, decay_bias_and_norm=decay_bias_and_norm
+        module,
+        weight_decay=weight_decay,
+        weight_decay_end=weight_decay_end,
+        decay_bias_and_norm=decay_bias_and_norm,
     )
     return _SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, fused=True)
 
@@ -87,6 +103,7 @@ def adamw(
     betas: Iterable[float] = (0.9, 0.999),
     eps: float = 1e-8,
     weight_decay: float = 1e-2,
+    weight_decay_end: float | None = None,
     decay_bias_and_norm: bool = False,
 ) -> Optimizer:
     """Adam with decoupled weight decay. Loshchilov and Hutter 2019."""
@@ -98,7 +115,10 @@ def adamw(
     )
     checks.number("eps", eps, above=0)
     groups = parameter_groups(
-        module, weight_decay=weight_decay, decay_bias_and_norm=decay_bias_and_norm
+        module,
+        weight_decay=weight_decay,
+        weight_decay_end=weight_decay_end,
+        decay_bias_and_norm=decay_bias_and_norm,
     )
     return _AdamW(groups, lr=lr, betas=(beta1, beta2), eps=eps, fused=True)
 
@@ -109,16 +129,22 @@ def lars(
     *,
     momentum: float = 0.9,
     trust: float = 1e-3,
+    clip: bool = False,
     weight_decay: float = 1e-6,
+    weight_decay_end: float | None = None,
     decay_bias_and_norm: bool = False,
 ) -> Optimizer:
     """SGD with layer-wise adaptive rates, for large batches. See :class:`LARS`."""
     checks.number("momentum", momentum, at_least=0, below=1)
     checks.number("trust", trust, above=0)
+    checks.boolean("clip", clip)
     groups = parameter_groups(
-        module, weight_decay=weight_decay, decay_bias_and_norm=decay_bias_and_norm
+        module,
+        weight_decay=weight_decay,
+        weight_decay_end=weight_decay_end,
+        decay_bias_and_norm=decay_bias_and_norm,
     )
-    return LARS(groups, lr=lr, momentum=momentum, trust=trust)
+    return LARS(groups, lr=lr, momentum=momentum, trust=trust, clip=clip)
 
 
 class MomentumOptimizer(Optimizer):
@@ -155,22 +181,33 @@ class LARS(MomentumOptimizer):
         r = trust |w| / |g|  for tensors of two dimensions or more where both norms are > 0, else 1
         u <- momentum u + r lr g;   w <- w - u
 
+    and with `clip` r lr is at most lr: min(r, lr) in place of r lr (LARC).
+
     Source: You, Gitman and Ginsburg 2017, with |g| after weight decay, as in the SimCLR code;
     biases and normalisation parameters are not scaled.
     """
 
     def __init__(
-        self, params: Any, *, lr: float, momentum: float, trust: float, weight_decay: float = 0.0
+        self,
+        params: Any,
+        *,
+        lr: float,
+        momentum: float,
+        trust: float,
+        clip: bool = False,
+        weight_decay: float = 0.0,
     ) -> None:
         checks.number("lr", lr, at_least=0)
         defaults = {"lr": lr, "momentum": momentum, "trust": trust, "weight_decay": weight_decay}
-        super().__init__(params, defaults)
+        super().__init__(params, {**defaults, "clip": clip})
 
     def update(self, w: Tensor, gradient: Tensor, buffer: Tensor, group: dict[str, Any]) -> None:
         gradient = gradient.add(w, alpha=group["weight_decay"])
         if w.ndim > 1:
             w_norm, g_norm = w.norm(), gradient.norm()
             ratio = group["trust"] * w_norm / g_norm
+            if group.get("clip", False):  # which checkpoints of earlier versions lack
+                ratio = (ratio / max(group["lr"], 1e-12)).clamp(max=1.0)
             gradient = gradient * torch.where((w_norm > 0) & (g_norm > 0), ratio, 1.0)
         buffer.mul_(group["momentum"]).add_(gradient, alpha=group["lr"])
         w.sub_(buffer)

@@ -47,7 +47,7 @@ class SGDProbe:
     def __call__(self, given: ProbeInput) -> ProbeResult:
         seed = derive(given.seed, "sgd-probe")
         batch_size = min(self.batch_size or given.batch_size, len(given.train_split))
-        cut, augment = cut_where_read(given.augment, given.train_split, 1, lambda _: None)
+        cut, groups = cut_where_read([ViewGroup(augment=given.augment, count=1)], given.train_split)
         processes = given.runtime.processes
         divided = batch_size % processes.count == 0  # or each process takes the whole batch
         shares = Shares(batch_size, processes=processes if divided else ALONE)
@@ -60,7 +60,7 @@ class SGDProbe:
             cut=cut,
             places=shares.places(),
         )
-        views = ViewPlan([ViewGroup(augment=augment, count=1, size=lambda _: None)], seed=seed)
+        views = ViewPlan(groups, seed=seed)
         classifier = nn.Linear(given.train.x_ND.shape[1], given.num_classes)
         nn.init.zeros_(classifier.weight)
         nn.init.zeros_(classifier.bias)
@@ -73,11 +73,11 @@ class SGDProbe:
         )
         step = 0
         for epoch in range(self.epochs):
-            for images_BCHW, labels_B in loader.epoch(epoch):
+            for images, labels_B in loader.epoch(epoch):
                 factor = self.schedule(step, loader.steps_per_epoch, self.epochs)
                 optimizer.param_groups[0]["lr"] = self.lr * factor
                 drawn = views.draw(
-                    images_BCHW, loader.places, batch_size=batch_size, epoch=epoch, step=step
+                    images, loader.places, batch_size=batch_size, epoch=epoch, step=step
                 )
                 (views_NCHW,) = drawn.of(slice(0, len(loader.places)))
                 with frozen(given.encoder), given.runtime.autocast():

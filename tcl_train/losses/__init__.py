@@ -11,6 +11,7 @@ from tcl_train.losses.cross_entropy import CrossEntropy, cross_entropy_loss
 from tcl_train.losses.hard import HardContrastive, hard_contrastive_loss
 from tcl_train.losses.npairs import NPairs, npairs_loss
 from tcl_train.losses.ntxent import NTXent, ntxent_loss
+from tcl_train.losses.of_method import LossOfMethod
 from tcl_train.losses.pair_loss import PairLoss
 from tcl_train.losses.response import GradientResponse, gradient_response
 from tcl_train.losses.simple import SimpleContrastive, simple_contrastive_loss
@@ -23,6 +24,7 @@ __all__ = [
     "CrossEntropy",
     "GradientResponse",
     "HardContrastive",
+    "LossOfMethod",
     "NPairs",
     "NTXent",
     "PairLoss",

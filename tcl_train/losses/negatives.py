@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tcl_train.losses.blockwise import Hardest
+from tcl_train.losses.blockwise import Hardest, WorkShare, current_share
 from tcl_train.losses.pair_loss import SortedRows, similarities
 
 MOST_PAIRS = 2**22  # in one block
@@ -19,12 +19,19 @@ MOST_PAIRS = 2**22  # in one block
 def hardest_negatives(rows: SortedRows, alpha: float) -> Hardest:
     """The share `alpha` of each anchor's negatives with the largest similarity, at least one of
     them. The rows are taken in blocks."""
-    block = max(1, MOST_PAIRS // len(rows.z_ND))
-    parts = []
-    for unit_ID, group_I in zip(rows.z_ND.split(block), rows.group_N.split(block), strict=True):
-        sim_IN = similarities(unit_ID, rows.z_ND)
-        parts.append(hardest_of(sim_IN, group_I[:, None] != rows.group_N, alpha))
-    return Hardest(*map(torch.cat, zip(*parts, strict=True)))
+    n = len(rows.z_ND)
+    block = max(1, MOST_PAIRS // n)
+    found = Hardest(rows.z_ND.new_zeros(n), rows.z_ND.new_zeros(n))
+    share = current_share() if n > block else WorkShare()
+    for place, i in enumerate(range(0, n, block)):
+        if share.takes(place):
+            of_block = slice(i, i + block)
+            sim_IN = similarities(rows.z_ND[of_block], rows.z_ND)
+            negative_IN = rows.group_N[of_block, None] != rows.group_N
+            floor_I, share_I = hardest_of(sim_IN, negative_IN, alpha)
+            found.floor_N[of_block], found.share_N[of_block] = floor_I, share_I
+    share.add_up([*found])
+    return found
 
 
 @torch.no_grad()

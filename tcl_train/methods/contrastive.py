@@ -24,6 +24,11 @@ class Contrastive(Method):
         num_classes: int,  # noqa: ARG002 - every method is told
     ) -> None:
         super().__init__()
+        if not isinstance(loss, PairLoss):
+            raise TypeError(
+                f"loss must be one over pairs of rows, got {type(loss).__name__}; choose another "
+                "loss, or the method that goes with it"
+            )
         self.encoder, self.projector, self.loss = encoder, projector, loss
         self.when_collapsed = loss.when_collapsed or self.when_collapsed
 

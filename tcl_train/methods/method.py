@@ -58,12 +58,14 @@ class Method(nn.Module, ABC):
     outputs are put together in the order of the images, view after view, before the loss sees them.
     Parameters may be used in either. Progress runs from 0 at the first step to 1.
 
-    needs_labels: whether it cannot learn without labels.
+    needs_labels: whether it cannot learn without labels. reads_labels: whether it can learn with
+    them; else every image is a group of its own.
     when_collapsed: what to do where all embeddings have become equal, as far as it was measured.
     predict: scores (N, classes) of normalised images, for a method that trains a classifier.
     """
 
     needs_labels = False
+    reads_labels = True
     when_collapsed = "lower lr, or warm up (scheduler.warmup_epochs=10)"
     encoder: Encoder
     predict: Callable[[Tensor], Tensor] | None = None

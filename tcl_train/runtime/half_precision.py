@@ -19,7 +19,7 @@ class StridedConv2d(nn.Conv2d):
     def forward(self, x_NCHW: Tensor) -> Tensor:
         if x_NCHW.device.type == "cpu" and self._is_one_wide(x_NCHW.shape[3]):
             with torch.autocast("cpu", enabled=False):
-                return super().forward(x_NCHW.float())
+                return super().forward(x_NCHW.to(self.weight.dtype))
         return super().forward(x_NCHW)
 
     def _is_one_wide(self, width: int) -> bool:

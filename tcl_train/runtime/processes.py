@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from tcl_train.errors import CommandError, Interrupted, RequestError, TrainingEr
 
 SECONDS_BETWEEN_LOOKS = 0.05
 SECONDS_TO_SAY_WHY = 3.0  # for a process that has ended, to have left a note
+TIME_TO_JOIN = timedelta(minutes=5)
+LARGE = 2**15  # numbers in a tensor that is worth a message of its own
 FAILURE = "failure"
 SPEAKER = "speaker"
 KNOWN = "known"  # by how many processes
@@ -72,15 +75,21 @@ class Processes:
         return torch.cat([part[:n] for part, n in zip(parts, counts, strict=True)])
 
     def add_up(self, tensors: list[Tensor]) -> None:
-        """Replaces each tensor by its sum over the processes."""
+        """Replaces each tensor by its sum over the processes. Large ones go as they lie in memory,
+        without a copy; the others go together."""
         if self.count == 1:
             return
-        for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
-            same = [tensor for tensor in tensors if tensor.dtype == dtype]
-            flat = torch.cat([tensor.flatten() for tensor in same])
+        large = {i: lying for i, x in enumerate(tensors) if (lying := _large(x)) is not None}
+        works = [dist.all_reduce(lying, async_op=True) for lying in large.values()]
+        small = [x for i, x in enumerate(tensors) if i not in large]
+        for dtype in dict.fromkeys(x.dtype for x in small):
+            same = [x for x in small if x.dtype == dtype]
+            flat = torch.cat([x.flatten() for x in same])
             dist.all_reduce(flat)
-            for tensor, total in zip(same, flat.split([t.numel() for t in same]), strict=True):
-                tensor.copy_(total.view_as(tensor))
+            for x, total in zip(same, flat.split([x.numel() for x in same]), strict=True):
+                x.copy_(total.view_as(x))
+        for work in works:
+            work.wait()
 
     # -------------------------------------------------------------- agreeing
 
@@ -207,6 +216,15 @@ class Processes:
             time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
+def _large(x: Tensor) -> Tensor | None:
+    """A large tensor with its dimensions in the order of memory; None: small, or with gaps."""
+    if x.numel() < LARGE:
+        return None
+    if x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last):
+        x = x.permute(0, 2, 3, 1)
+    return x if x.is_contiguous() else None
+
+
 ALONE = Processes()
 # Its name since torch 2.14.
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
@@ -267,6 +285,7 @@ def of_torchrun() -> Iterator[Processes]:
 
     Raises:
         RequestError: the environment does not say which process this is.
+        TrainingError: the others have not come, or their store is not there.
     """
     missing = [name for name in PLACE if name not in os.environ]
     if missing:
@@ -277,7 +296,14 @@ def of_torchrun() -> Iterator[Processes]:
         )
     from torch.distributed.rendezvous import rendezvous
 
-    store, rank, count = next(iter(rendezvous("env://")))
+    try:
+        store, rank, count = next(iter(rendezvous("env://", timeout=TIME_TO_JOIN)))
+    except (dist.DistError, ValueError) as error:  # the second for what is no number
+        raise TrainingError(
+            f"the {os.environ['WORLD_SIZE']} processes of the run have not found each other at "
+            f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']} within "
+            f"{TIME_TO_JOIN.total_seconds():.0f} s; has one of them ended?"
+        ) from error
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=count)
     processes = Processes(

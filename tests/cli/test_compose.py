@@ -62,6 +62,25 @@ def test_a_recipe_for_the_loss_on_the_data_set_wins_over_that_of_the_data_set() 
     assert config.names.method == "cross_entropy"
 
 
+@pytest.mark.parametrize(
+    ("words", "method"),
+    [
+        (["loss=ce"], "cross_entropy"),
+        (["loss=ce", "method=contrastive"], "contrastive"),
+        (["loss=tcl"], "contrastive"),
+        (["loss=supcon", "method=simclr"], "simclr"),
+    ],
+    ids=" ".join,
+)
+def test_a_loss_brings_the_method_that_goes_with_it_unless_one_is_chosen(
+    words: list[str], method: str
+) -> None:
+    config = compose_run(words).config
+    assert config.names.method == method
+    assert (config.names.projector == "none") == (method == "cross_entropy")
+    assert config.overrides == words  # only what was typed
+
+
 def test_words_win_over_every_recipe_and_every_choice() -> None:
     words = ["dataset=cifar10", "loss=ce", "epochs=7", "views=3", "encoder=resnet20", "lr=0.25"]
     config = compose_run(words).config
@@ -313,3 +332,8 @@ def test_composing_leaves_the_working_directory_empty(
 ) -> None:
     compose_tiny("hydra.run.dir=run")
     assert not list(here.iterdir())
+
+
+def test_a_value_in_place_of_hydras_settings_is_refused() -> None:
+    with pytest.raises(RequestError, match=r"hydra\.run holds .*; set hydra\.run\.dir=DIR"):
+        compose_run(["hydra.run=${seed}"])

@@ -31,6 +31,12 @@ from tcl_train.errors import RequestError
         (["loss=ce,tcl"], ["loss=ce,tcl", "several values", "-m"]),
         (["seed=range(1,3)"], ["seed=range(1,3)", "-m"]),
         (["epochs"], ["epochs: cannot be read", "key=value"]),
+        (["loss=npairs", "loss.tau=1"], ["loss.tau: no such key", "loss has none"]),
+        (["names.second_view=0.0"], ["names.second_view=0.0", "records what a run was started"]),
+        (["overrides=-1"], ["overrides=-1", "records what a run was started"]),
+        (["++searchpath=[a]"], ["searchpath=[a]", "records what a run was started"]),
+        (["augment=[null,null]"], ["augment=[null,null]: no such augment", "simaug"]),
+        (["hydra/launcher=null"], ["hydra/launcher=null: "]),
     ],
     ids=lambda value: " ".join(value) if "=" in value[0] or len(value) == 1 else "",
 )
@@ -43,10 +49,16 @@ def test_wrong_words_are_explained(words: list[str], named: list[str]) -> None:
     assert "\n" not in message
 
 
-@pytest.mark.parametrize("place", ["data", "checkpoint", "augment.crop"])
+@pytest.mark.parametrize(
+    "place",
+    [
+        *("data", "checkpoint", "augment.crop"),
+        *("multicrop.small", "multicrop.small.augment", "multicrop.small.augment.crop"),
+    ],
+)
 def test_a_value_in_place_of_settings_is_refused(place: str) -> None:
     with pytest.raises(RequestError, match=rf"{place} holds settings of its own; set one of \w+, "):
-        compose_run([f"{place}=5"])
+        compose_run(["multicrop=small", f"{place}=5"])
 
 
 @pytest.mark.parametrize("group", groups())
@@ -56,12 +68,13 @@ def test_where_settings_belong_is_known_without_composing(group: str) -> None:
         config = OmegaConf.create({group: OmegaConf.load(path)})
         if "@package _global_" in path.read_text():
             config = config[group]
-        for key in config.get(group, {}):
+        for key in set(config.get(group, {})) - {"defaults"}:
             node = config[group]._get_node(key)
             place = f"{group}.{key}"
             holds = explain._holds_settings(place, config[group])
             assert holds == isinstance(node, DictConfig), f"{path}: {place}"
-            assert not holds or not any(isinstance(v, DictConfig) for v in node.values()), path
+            inner = [name for name, v in node.items() if isinstance(v, DictConfig)] if holds else []
+            assert all(explain._holds_settings(f"{place}.{name}", node) for name in inner), path
 
 
 def test_a_run_is_composed_once_unless_something_is_to_be_explained(

@@ -57,3 +57,34 @@ def test_epochs_as_a_share_of_the_run(warmup: object, share: object) -> None:
     resolvers.register()
     config = OmegaConf.create({"epochs": 20, "w": warmup, "share": "${share_of_run:${w}}"})
     assert config.share == share
+
+
+@pytest.mark.parametrize(
+    ("epochs", "expected"), [(20, 10), (10, 10), (4, 4), (2.5, 2.5), (0, 0), ("many", 10)]
+)
+def test_the_smaller_of_two_numbers(epochs: object, expected: object) -> None:
+    resolvers.register()
+    config = OmegaConf.create({"epochs": epochs, "warmup": "${smaller:10,${epochs}}"})
+    assert config.warmup == expected
+
+
+@pytest.mark.parametrize(
+    ("dataset", "expected"), [("digits", 20), ("imagenet100", 400), ("cifar10", 1000)]
+)
+def test_a_value_by_the_data_set(dataset: str, expected: int) -> None:
+    resolvers.register()
+    text = "${of_dataset:digits,20,imagenet100,400,1000}"
+    assert OmegaConf.create({"names": {"dataset": dataset}, "epochs": text}).epochs == expected
+
+
+@pytest.mark.parametrize("epochs", ["null", "0", "1", "20"])
+def test_a_method_s_shares_of_a_short_run_are_shares(epochs: str) -> None:
+    """Epochs that the run does not have are cut to its own, and a run of none has shares, too."""
+    if epochs == "null":
+        config = compose.compose_run(["method=dino", "dataset=digits"]).config
+        assert config.epochs == 20
+    else:
+        config = compose.compose_run(["method=dino", f"epochs={epochs}"]).config
+    for name in ("teacher_tau_warmup", "frozen_until"):
+        assert 0 <= config.method[name] <= 1
+    assert config.scheduler.warmup_epochs == min(10, config.epochs)

@@ -214,6 +214,7 @@ def test_choices_may_be_given_by_a_pattern(
         ("hydra.run.dir=a,b", "a sweep cannot vary Hydra's own settings"),
         ("hydra/sweeper=basic", "expands sweeps itself"),
         ("hydra.sweep.subdir=x", "names the directories of its jobs"),
+        ("hydra.sweeper.n_trials=0", "Could not override"),
     ],
 )
 def test_what_a_sweep_cannot_do_is_refused_in_one_line(

@@ -243,6 +243,21 @@ def test_another_way_to_train_goes_on_as_exactly(
     assert_same_run(run_dir, whole)
 
 
+def test_every_recipe_goes_on_as_exactly(
+    recipe_words: list[str],
+    interrupted: Callable[..., RunDir],
+    command: Callable[..., Any],
+    train_tiny: Callable[..., dict[str, Any]],
+    tmp_path: Path,
+) -> None:
+    """With its teacher, its queue, its centre and its prototypes."""
+    whole = RunDir(tmp_path / "whole")
+    train_tiny(whole, *WORDS, *recipe_words)
+    run_dir = interrupted(7, *recipe_words)
+    assert command("resume=run").status == 0
+    assert_same_run(run_dir, whole)
+
+
 def test_no_step_is_in_the_metrics_twice(
     interrupted: Callable[..., RunDir], command: Callable[..., Any]
 ) -> None:
@@ -364,6 +379,14 @@ def test_a_finished_run_says_how_it_may_be_extended(
     assert "resume_extend=true epochs=N" in refused("resume=run")
     assert "above the run's 2, got 2" in refused("resume=run", "resume_extend=true")
     assert "resume=DIR epochs=N" in refused("resume_extend=true")
+
+
+def test_a_run_of_which_the_result_cannot_be_kept_is_not_extended(
+    interrupted: Callable[..., RunDir], refused: Callable[..., str]
+) -> None:
+    interrupted(7).result.mkdir()
+    line = refused("resume=run", "resume_extend=true", "epochs=3")
+    assert line == "run/result-2-epochs.json: Is a directory"
 
 
 # ------------------------------------------------------------------ what cannot go on

@@ -5,6 +5,7 @@ V: views; B: images; S: side of a view; K: numbers that decide a box.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from tcl_train.data.decode import Box, UnreadableImage, cut
 from tcl_train.data.images import ArrayImages, FileImages
 from tcl_train.data.loader import Loader, cut_where_read
 from tcl_train.data.normalize import Normalize
+from tcl_train.data.views import ViewGroup, ViewPlan
 from tcl_train.runtime.randomness import generator
 
 CPU = torch.device("cpu")
@@ -60,7 +62,7 @@ def test_a_box_is_what_torchvision_crops_and_resizes(
     left, top, width, height = box
     image = Image.open(wide_files[0])
     expected = functional.resized_crop(image, top, left, height, width, [SIDE, SIDE])
-    (found,) = cut(wide_files[0], SIDE, lambda *_: [Box(left, top, width, height)])
+    (found,) = cut(wide_files[0], [SIDE], lambda *_: [Box(left, top, width, height)])
     np.testing.assert_array_equal(found.transpose(1, 2, 0), np.asarray(expected))
 
 
@@ -75,7 +77,7 @@ def test_boxes_are_of_the_upright_image(tmp_path: Path, orientation: int) -> Non
         seen.append((height, width))
         return [Box(0, 0, width, height), Box(width / 2, height / 4, width / 3, height / 3)]
 
-    views = cut(tmp_path / "a.jpg", SIDE, boxes_of)
+    views = cut(tmp_path / "a.jpg", [SIDE] * 2, boxes_of)
     lying = orientation in (6, 8)
     assert seen == [(1200, 400) if lying else (400, 1200)]
     upright = ImageOps.exif_transpose(Image.open(tmp_path / "a.jpg"))
@@ -101,14 +103,14 @@ def test_a_large_jpeg_is_decoded_at_a_reduced_size_where_the_boxes_allow(
 
     monkeypatch.setattr(decode_module, "rgb", note)
     whole = Box(0, 0, 1600, 1600)
-    cut(tmp_path / "a.jpg", 200, lambda *_: [whole, Box(10, 10, side, side)])
+    cut(tmp_path / "a.jpg", [200, 200], lambda *_: [whole, Box(10, 10, side, side)])
     assert widths == [decoded]
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"no image")
     with pytest.raises(UnreadableImage, match=r"a\.png"):
-        cut(tmp_path / "a.png", SIDE, lambda h, w: [Box(0, 0, w, h)])
+        cut(tmp_path / "a.png", [SIDE], lambda h, w: [Box(0, 0, w, h)])
 
 
 # ------------------------------------------------------------------ batches
@@ -120,31 +122,31 @@ def test_a_batch_holds_the_boxes_that_the_step_drew(
     wide_files: list[Path], workers: int, second: bool
 ) -> None:
     split = Split(FileImages(wide_files, SIDE, workers), torch.arange(12))
-    made, rest = cut_where_read(augment(second), split, 2, lambda _: None)
+    made, (rest,) = cut_where_read([ViewGroup(augment=augment(second), count=2)], split)
     assert made is not None
-    assert rest.cut
+    assert rest.augment.cut
     loader = Loader(split, batch_size=4, supervised=True, seed=3, device=CPU, cut=made)
     batches = list(loader.epoch(1))
     assert len(batches) == 3
-    for i, (images_NCSS, labels_B) in enumerate(batches):
+    for i, ((images_NCSS,), labels_B) in enumerate(batches):
         assert images_NCSS.shape == (8, 3, SIDE, SIDE)
         assert images_NCSS.dtype == torch.uint8
         numbers_VBK = made.numbers(4, 3, "crop", 3 + i)
         for v in range(2):
             for b, label in enumerate(labels_B.tolist()):
-                box = made.crops[v].boxes(numbers_VBK[v, b][None], 20, 60)
+                box = made.groups[0][0][v].boxes(numbers_VBK[v, b][None], 20, 60)
                 place = Box(*(float(box[k]) for k in ("left", "top", "width", "height")))
-                (expected,) = cut(wide_files[label], SIDE, lambda *_, place=place: [place])
+                (expected,) = cut(wide_files[label], [SIDE], lambda *_, place=place: [place])
                 np.testing.assert_array_equal(images_NCSS[v * 4 + b], expected)
 
 
 def test_a_resumed_epoch_has_the_same_views(wide_files: list[Path]) -> None:
     split = Split(FileImages(wide_files, SIDE, 0), torch.arange(12))
-    made, _ = cut_where_read(augment(), split, 2, lambda _: None)
+    made, _ = cut_where_read([ViewGroup(augment=augment(), count=2)], split)
     loader = Loader(split, batch_size=4, supervised=True, seed=3, device=CPU, cut=made)
     whole, part = list(loader.epoch(2)), list(loader.epoch(2, 1))
     for one, other in zip(whole[1:], part, strict=True):
-        assert torch.equal(one.images_BCHW, other.images_BCHW)
+        assert torch.equal(one.images[0], other.images[0])
 
 
 def test_crops_see_the_sides_of_a_wide_image(tmp_path: Path) -> None:
@@ -153,21 +155,22 @@ def test_crops_see_the_sides_of_a_wide_image(tmp_path: Path) -> None:
     pixels[:, :30] = 255
     Image.fromarray(pixels).save(tmp_path / "a.png")
     split = Split(FileImages([tmp_path / "a.png"] * 200, SIDE, 0), None)
-    made, _ = cut_where_read(augment(), split, 1, lambda _: None)
+    made, _ = cut_where_read([ViewGroup(augment=augment(), count=1)], split)
     loader = Loader(split, batch_size=200, supervised=False, seed=1, device=CPU, cut=made)
     (batch,) = loader.epoch(0)
-    white_share = (batch.images_BCHW.float().mean((1, 2, 3)) > 127).float().mean().item()
+    white_share = (batch.images[0].float().mean((1, 2, 3)) > 127).float().mean().item()
     assert white_share == pytest.approx(0.3, abs=0.1)
 
 
 def test_views_have_the_side_of_their_epoch(wide_files: list[Path]) -> None:
     split = Split(FileImages(wide_files, SIDE, 0), torch.arange(12))
-    made, rest = cut_where_read(augment(), split, 1, {0: 6, 1: None}.__getitem__)
+    group = ViewGroup(augment=augment(), count=1, size={0: 6, 1: None}.__getitem__)
+    made, (rest,) = cut_where_read([group], split)
     loader = Loader(split, batch_size=12, supervised=True, seed=1, device=CPU, cut=made)
     for epoch, side in ((0, 6), (1, SIDE)):
         (batch,) = loader.epoch(epoch)
-        assert batch.images_BCHW.shape[2:] == (side, side)
-        views = rest.with_size(side)(batch.images_BCHW, views=1, generator=generator(1, "x"))
+        assert batch.images[0].shape[2:] == (side, side)
+        views = rest.augment.with_size(side)(batch.images[0], views=1, generator=generator(1, "x"))
         assert views.shape == (12, 3, side, side)
 
 
@@ -190,11 +193,41 @@ def test_what_is_left_is_done_to_each_view(views: int, second: bool) -> None:
 def test_images_in_memory_and_other_beginnings_have_no_cut(wide_files: list[Path]) -> None:
     files = Split(FileImages(wide_files, SIDE, 0), None)
     memory = Split(ArrayImages(torch.zeros(4, 3, SIDE, SIDE, dtype=torch.uint8)), None)
-    whole = augment()
-    assert cut_where_read(whole, memory, 2, lambda _: None) == (None, whole)
-    padded = Augment({"crop": PadCrop(padding=1)}, whole.normalize)
-    assert cut_where_read(padded, files, 2, lambda _: None) == (None, padded)
-    mixed = Augment(whole.transforms, whole.normalize, {})
-    assert cut_where_read(mixed, files, 2, lambda _: None) == (None, mixed)
-    made, _ = cut_where_read(mixed, files, 1, lambda _: None)
+    whole = ViewGroup(augment=augment(), count=2)
+    assert cut_where_read([whole], memory) == (None, [whole])
+    normalize = whole.augment.normalize
+    padded = replace(whole, augment=Augment({"crop": PadCrop(padding=1)}, normalize))
+    mixed = replace(whole, augment=Augment(whole.augment.transforms, normalize, {}))
+    for groups in ([padded], [mixed], [whole, padded]):
+        assert cut_where_read(groups, files) == (None, groups)
+    made, _ = cut_where_read([replace(mixed, count=1)], files)
     assert made is not None  # of one view the second preset says nothing
+
+
+def test_groups_of_views_are_cut_in_their_own_sizes(wide_files: list[Path]) -> None:
+    split = Split(FileImages(wide_files, SIDE, 0), torch.arange(12))
+    large, small = (
+        ViewGroup(augment=augment(), count=2),
+        ViewGroup(augment=augment(), count=3, size=lambda _: 4, name="small"),
+    )
+    made, groups = cut_where_read([large, small], split)
+    loader = Loader(split, batch_size=4, supervised=True, seed=3, device=CPU, cut=made)
+    alone = Loader(
+        split,
+        batch_size=4,
+        supervised=True,
+        seed=3,
+        device=CPU,
+        cut=cut_where_read([large], split)[0],
+    )
+    batch, other = next(loader.epoch(0)), next(alone.epoch(0))
+    assert [images.shape for images in batch.images] == [(8, 3, SIDE, SIDE), (12, 3, 4, 4)]
+    assert torch.equal(batch.images[0], other.images[0])
+    drawn = ViewPlan(groups, seed=1).draw(
+        batch.images, torch.arange(4), batch_size=4, epoch=0, step=0
+    )
+    whole = drawn.of(slice(0, 4))
+    assert [views.shape for views in whole] == [(8, 3, SIDE, SIDE), (12, 3, 4, 4)]
+    for views, of_half in zip(whole, drawn.of(slice(2, 4)), strict=True):
+        expected = views.unflatten(0, (-1, 4))[:, 2:].flatten(0, 1)
+        torch.testing.assert_close(of_half, expected)

@@ -51,9 +51,7 @@ def _fake_trainer(config: DictConfig, device: str) -> Iterator[tuple[Trainer, Ba
         trainer = Trainer(
             method=method,
             loader=OneEpoch(),  # type: ignore[arg-type]
-            views=ViewPlan(
-                [ViewGroup(augment=augment, count=settings.views, size=lambda _: None)], seed=0
-            ),
+            views=ViewPlan([ViewGroup(augment=augment, count=settings.views)], seed=0),
             gradients=Gradients(runtime, Shares(BATCH), seed=0),
             optimizer=configs.build_optimizer(config, method),
             schedule=configs.build_schedule(config),
@@ -62,7 +60,7 @@ def _fake_trainer(config: DictConfig, device: str) -> Iterator[tuple[Trainer, Ba
             lr=0.1,
             log_every=1,
         )
-        yield trainer, Batch(images_BCHW, labels_B)
+        yield trainer, Batch([images_BCHW], labels_B)
 
 
 @pytest.fixture

@@ -2,8 +2,9 @@
 
     python one_of_several.py FOLDER RANK COUNT JOB...
 
-Each job is a JSON object {"name", "config", "float64"}: five steps of a run with this config
-(YAML), of which the first process stores the parameters and the losses as FOLDER/NAME-COUNT.pt.
+Each job is a JSON object {"name", "config", "float64", "small_blocks"}: five steps of a run with
+this config (YAML), of which the first process stores the parameters and the losses as
+FOLDER/NAME-COUNT.pt.
 """
 
 from __future__ import annotations
@@ -20,9 +21,12 @@ from omegaconf import DictConfig, OmegaConf
 from tcl_train.build import build_data, build_run
 from tcl_train.data.dataset import DataSet
 from tcl_train.engine.fit import Trainer
+from tcl_train.losses import blockwise
+from tcl_train.losses.blockwise import Tile
 from tcl_train.runtime.processes import Processes
 
 STEPS = 5
+WHOLE = blockwise.TILES["cpu"]
 
 
 def train(
@@ -31,9 +35,10 @@ def train(
     trainer = build_run(config, data=data, processes=processes).trainer
     trainer.method.train()
     if float64:
-        trainer.method.double().encoder.register_forward_pre_hook(
-            lambda _, given: (given[0].double(),)
-        )
+        trainer.method.double()
+        for part in trainer.method.modules():
+            if isinstance(part, type(trainer.method.encoder)):  # a teacher's, too
+                part.register_forward_pre_hook(lambda _, given: (given[0].double(),))
     batches = trainer.loader.epoch(0)
     losses = [trainer.train_step(next(batches)).loss.item() for _ in range(STEPS)]
     return trainer, losses
@@ -48,6 +53,7 @@ def main(folder: Path, rank: int, count: int, jobs: list[str]) -> None:
     data: DataSet | None = None
     for job in map(json.loads, jobs):
         processes = Processes(rank, count, rank, count)
+        blockwise.TILES["cpu"] = Tile(10, 12, 8) if job["small_blocks"] else WHOLE
         config = OmegaConf.create(job["config"])
         assert isinstance(config, DictConfig)
         data = data or build_data(config, supervised=True)

@@ -33,9 +33,10 @@ def one_step(
     def run(*words: str, change: Callable[[nn.Module], Any] = lambda _: None) -> Any:
         trainer = build_run(compose_tiny(f"batch_size={BATCH}", *words), data=few_digits).trainer
         trainer.method.train()
-        trainer.method.double().encoder.register_forward_pre_hook(
-            lambda _, given: (given[0].double(),)
-        )
+        trainer.method.double()
+        for part in trainer.method.modules():
+            if isinstance(part, type(trainer.method.encoder)):  # a teacher's, too
+                part.register_forward_pre_hook(lambda _, given: (given[0].double(),))
         change(trainer.method)
         return trainer, trainer.train_step(next(iter(trainer.loader.epoch(0))))
 
@@ -45,14 +46,15 @@ def one_step(
 def gradients(trainer: Trainer) -> dict[str, torch.Tensor]:
     found = {}
     for name, p in trainer.method.named_parameters():
-        assert p.grad is not None, name
-        found[name] = p.grad
+        assert (p.grad is not None) == p.requires_grad, name
+        if p.grad is not None:
+            found[name] = p.grad
     return found
 
 
 def freeze_statistics(method: nn.Module) -> None:
     for part in method.modules():
-        if isinstance(part, nn.BatchNorm2d):
+        if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d):
             part.eval()
 
 
@@ -80,6 +82,27 @@ def test_chunks_have_the_gradients_of_the_whole_batch(
     expected = gradients(whole)
     for name, gradient in gradients(chunked).items():
         torch.testing.assert_close(gradient, expected[name], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("chunk", [5])
+@pytest.mark.parametrize("further", [(), ("multicrop=small", "multicrop.small.count=2")], ids=len)
+def test_chunks_have_the_gradients_of_the_whole_batch_with_every_recipe(
+    recipe_words: list[str],
+    further: tuple[str, ...],
+    chunk: int,
+    one_step: Callable[..., tuple[Trainer, StepOutput]],
+) -> None:
+    words = (*recipe_words, *further)
+    whole, output = one_step(*words, change=freeze_statistics)
+    chunked, in_chunks = one_step(*words, f"chunk_size={chunk}", change=freeze_statistics)
+    torch.testing.assert_close(in_chunks.loss, output.loss, rtol=1e-12, atol=0)
+    torch.testing.assert_close(in_chunks.rows_ND, output.rows_ND)
+    expected = gradients(whole)
+    assert any(gradient.abs().max() > 1e-6 for gradient in expected.values())
+    for name, gradient in gradients(chunked).items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-8, atol=1e-11)
+    for name, value in whole.method.state_dict().items():  # the queue and the centre, too
+        torch.testing.assert_close(chunked.method.state_dict()[name], value, msg=name)
 
 
 @pytest.mark.parametrize("chunk", [BATCH, 1000])

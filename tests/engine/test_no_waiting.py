@@ -165,7 +165,9 @@ def test_a_batch_of_images_in_memory(
         next(batches)
         with no_waiting_copies():
             for batch in batches:
-                assert {tensor.device.type for tensor in batch} == {"cuda"}
+                assert {tensor.device.type for tensor in (*batch.images, batch.labels_B)} == {
+                    "cuda"
+                }
 
 
 def test_a_batch_of_decoded_images(
@@ -176,7 +178,7 @@ def test_a_batch_of_decoded_images(
 
     def decoded(*_: Any, pin_memory: bool, **__: Any) -> list[Tensor]:
         assert pin_memory
-        return [torch.empty(BATCH, 3, SIDE, SIDE, dtype=torch.uint8)]
+        return [[torch.empty(BATCH, 3, SIDE, SIDE, dtype=torch.uint8)]]
 
     monkeypatch.setattr(images_module, "DataLoader", decoded)
     images, index_B = FileImages(["a.png"] * BATCH, SIDE, workers=0), torch.arange(BATCH)

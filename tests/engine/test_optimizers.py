@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
+from omegaconf import DictConfig
 from torch import nn
 
+from tcl_train.build import build_run
 from tcl_train.engine.optimizers import LARS, adamw, lars, parameter_groups, sgd
 
 MAKERS = [sgd, adamw, lars]
@@ -175,6 +178,38 @@ def test_the_first_step_of_lars_has_a_length_in_proportion_to_the_weights():
         torch.testing.assert_close((p - was).norm(), expected)
 
 
+@pytest.mark.parametrize("size", [1e-3, 1.0, 1e3])
+@pytest.mark.parametrize("lr", [0.05, 0.5])
+def test_with_clip_the_rate_of_a_layer_is_that_of_lars_but_at_most_lr(size, lr):
+    """min(trust |w| / |g|, lr), which the first step shows: the step is rate x gradient."""
+    parameter = nn.Parameter(torch.tensor([[3.0, 0], [0, 4]], dtype=torch.float64))
+    w = parameter.detach().clone()
+    g = size * torch.tensor([[0.0, 2], [1, 0]], dtype=torch.float64)
+    parameter.grad = g
+    group = {"params": [parameter], "weight_decay": 0.1}
+    LARS([group], lr=lr, momentum=0.9, trust=0.02, clip=True).step()
+    with_decay = g + 0.1 * w
+    rate = min(0.02 * 5 / with_decay.square().sum().sqrt().item(), lr)
+    torch.testing.assert_close(parameter.detach(), w - rate * with_decay)
+
+
+def test_with_clip_a_learning_rate_of_zero_changes_nothing():
+    """As in the first step of a warm-up."""
+    parameter = nn.Parameter(torch.ones(2, 2))
+    parameter.grad = torch.ones(2, 2)
+    LARS([parameter], lr=0.0, momentum=0.9, trust=0.02, clip=True).step()
+    assert torch.equal(parameter, torch.ones(2, 2))
+
+
+def test_clip_does_not_scale_vectors_and_is_a_boolean():
+    bias = nn.Parameter(torch.ones(2))
+    bias.grad = torch.full((2,), 1e-3)
+    LARS([bias], lr=0.5, momentum=0.9, trust=0.02, clip=True).step()
+    torch.testing.assert_close(bias.detach(), torch.full((2,), 1 - 0.5e-3))
+    with pytest.raises(TypeError, match="clip"):
+        lars(model(), 1.0, clip=1)
+
+
 @pytest.mark.parametrize("at_zero", ["weight", "gradient"])
 def test_lars_does_not_scale_by_a_norm_of_zero(at_zero):
     w = torch.zeros(2, 2) if at_zero == "weight" else torch.ones(2, 2)
@@ -274,3 +309,24 @@ def test_a_negative_learning_rate_is_refused(maker):
     """It would climb; torch's own optimisers refuse it, and so must ours."""
     with pytest.raises(ValueError, match=r"(lr|learning rate).*-0.1"):
         maker(model(), -0.1)
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adamw", "lars"])
+def test_weight_decay_follows_a_cosine_to_its_end(
+    kind: str, compose_tiny: Callable[..., DictConfig]
+) -> None:
+    words = f"optimizer={kind}", "optimizer.weight_decay=0.04", "optimizer.weight_decay_end=0.4"
+    config = compose_tiny(*words, "epochs=4", "optimizer.decay_bias_and_norm=false")
+    trainer = build_run(config).trainer
+    for progress, expected in ((0, 0.04), (0.5, 0.22), (1, 0.4)):
+        trainer.set_rates(progress)
+        decays = [group["weight_decay"] for group in trainer.optimizer.param_groups]
+        assert decays == pytest.approx([expected, 0])
+
+
+def test_weight_decay_stays_as_it_is_without_an_end(
+    compose_tiny: Callable[..., DictConfig],
+) -> None:
+    trainer = build_run(compose_tiny("optimizer=sgd", "optimizer.weight_decay=0.04")).trainer
+    trainer.set_rates(0.7)
+    assert {group["weight_decay"] for group in trainer.optimizer.param_groups} == {0.04}

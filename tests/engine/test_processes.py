@@ -26,13 +26,22 @@ COUNTS = {"float32": (1, 2), "float64": (1, 2, 4)}
 LR = {"float32": 1e-3, "float64": 0.03}
 COMMON = ("batch_size=32", "views=2")
 SETTINGS = {
-    **{f"loss {loss}": (f"loss={loss}",) for loss in choices("loss")},
+    **{f"loss {loss}": (f"loss={loss}",) for loss in choices("loss") if loss != "of_method"},
     "class rows": ("method=class_rows",),
     "without labels": ("supervised=false", "loss=ntxent"),
     "chunks": ("chunk_size=8",),
     "chunks and group norm": ("chunk_size=8", "encoder.norm=group"),
     "a last chunk that is smaller": ("chunk_size=12", "method=class_rows", "loss=supcon"),
     "muon": ("optimizer=muon",),
+    "several sizes": ("multicrop=small", "multicrop.small.count=2", "chunk_size=16"),
+    "small blocks": ("loss=tcl",),
+    "small blocks of hard negatives": ("loss=hard",),
+}
+RECIPES = ("simclr", "mocov2", "byol", "simsiam", "barlow_twins", "vicreg", "swav", "dino", "nnclr")
+SETTINGS |= {
+    **{f"method {name}": () for name in RECIPES},
+    "method swav of several sizes": ("multicrop=small", "multicrop.small.count=2"),
+    "method byol in chunks": ("chunk_size=8",),
 }
 pytestmark = pytest.mark.slow
 
@@ -41,19 +50,29 @@ Trained = dict[tuple[str, str, int], dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def trained(
-    tmp_path_factory: pytest.TempPathFactory, compose_tiny: Callable[..., DictConfig]
+    tmp_path_factory: pytest.TempPathFactory,
+    compose_tiny: Callable[..., DictConfig],
+    recipes: dict[str, list[str]],
 ) -> Trained:
     """What each setting gives in each precision, by the number of processes."""
+    assert set(RECIPES) == recipes.keys()
     folder = tmp_path_factory.mktemp("processes")
+
+    def composed(setting: str, dtype: str) -> DictConfig:
+        of_method = recipes[setting.split()[1]] if setting.startswith("method") else []
+        words = *COMMON, f"lr={LR[dtype]}", *of_method, *SETTINGS[setting]
+        return compose_tiny(*words)
+
     jobs = {
         (setting, dtype): json.dumps(
             {
                 "name": f"{setting}-{dtype}".replace(" ", "-"),
-                "config": OmegaConf.to_yaml(compose_tiny(*COMMON, f"lr={LR[dtype]}", *words)),
+                "config": OmegaConf.to_yaml(composed(setting, dtype)),
                 "float64": dtype == "float64",
+                "small_blocks": setting.startswith("small blocks"),
             }
         )
-        for setting, words in SETTINGS.items()
+        for setting in SETTINGS
         for dtype in TOLERANCE
     }
     for count in COUNTS["float64"]:
@@ -95,7 +114,9 @@ def test_several_processes_train_as_one(
 ) -> None:
     alone, together = (trained[setting, dtype, n] for n in (1, count))
     assert together["losses"] == pytest.approx(alone["losses"], rel=TOLERANCE[dtype])
-    assert difference(together, alone) < TOLERANCE[dtype]
+    # Projectors and predictors with batch norms make more of the last digits of float32.
+    several = 3 if setting.startswith("method") and dtype == "float32" else 1
+    assert difference(together, alone) < several * TOLERANCE[dtype]
 
 
 def test_the_comparison_would_see_another_run(trained: Trained) -> None:

@@ -68,3 +68,27 @@ def test_sizes_out_of_range_are_refused_by_name(make, name, least):
     for value in (2.0, "4", True):
         with pytest.raises(TypeError, match=f"{name} must be .*, got {value!r}"):
             make(12, **{name: value})
+
+
+def test_hidden_norm_stands_before_each_relu_and_takes_the_place_of_the_bias():
+    projector = mlp(12, out_dim=3, hidden_dim=7, depth=3, hidden_norm=True)
+    hidden = [nn.Linear, nn.BatchNorm1d, nn.ReLU]
+    assert [type(m) for m in projector] == [*hidden, *hidden, nn.Linear]
+    biases = [m.bias is not None for m in projector if isinstance(m, nn.Linear)]
+    assert biases == [False, False, True]
+    assert all(m.affine for m in projector if isinstance(m, nn.BatchNorm1d))
+
+
+def test_out_norm_standardises_each_dimension_without_learned_values():
+    projector = mlp(12, out_dim=3, out_norm=True)
+    assert projector[-2].bias is None
+    assert not projector[-1].affine
+    z_ND = projector.train()(features(32))
+    torch.testing.assert_close(z_ND.mean(0), torch.zeros(3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(z_ND.var(0, correction=0), torch.ones(3), atol=1e-2, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["hidden_norm", "out_norm"])
+def test_norms_are_booleans(name):
+    with pytest.raises(TypeError, match=name):
+        mlp(12, **{name: 1})

@@ -71,6 +71,12 @@ def test_only_convolutions_with_a_stride_change() -> None:
     assert list(module.state_dict()) == keys
 
 
+def test_double_precision_stays_double() -> None:
+    module = nn.Sequential(nn.Conv2d(2, 2, 3, stride=2)).double()
+    use_float32_where_half_is_wrong(module)
+    assert module(torch.ones(1, 2, 3, 3, dtype=torch.float64)).dtype == torch.float64
+
+
 @pytest.mark.slow
 def test_three_runs_on_maps_of_one_pixel_are_equal(
     command: Callable[..., Any],

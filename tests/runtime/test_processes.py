@@ -1,16 +1,48 @@
-"""Processes that wait for each other, played by threads with one store."""
+"""Processes that torchrun starts; several are in tests/engine/test_processes.py."""
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Callable
+from datetime import timedelta
 
 import pytest
+import torch
 import torch.distributed as dist
 
-from tcl_train.errors import RequestError
-from tcl_train.runtime.processes import Processes
+from tcl_train.errors import RequestError, TrainingError
+from tcl_train.runtime import processes
+from tcl_train.runtime.processes import Processes, of_torchrun
+
+
+def test_others_that_never_come_are_waited_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    place = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}
+    for name, value in {**place, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(processes, "TIME_TO_JOIN", timedelta(seconds=1))
+    said = rf"2 processes .* at 127.0.0.1:{port} within 1 s"
+    with pytest.raises(TrainingError, match=said), of_torchrun():
+        pass
+
+
+def test_large_tensors_are_added_up_where_they_lie() -> None:
+    images = torch.zeros(64, 64, 3, 3)
+    last = images.to(memory_format=torch.channels_last)
+    for given in (images, last):
+        lying = processes._large(given)
+        assert lying is not None
+        assert lying.data_ptr() == given.data_ptr()
+        assert lying.is_contiguous()
+    assert processes._large(images[:, ::2]) is None  # with gaps
+    assert processes._large(images[:2]) is None
+
+
+# ------------------------------------------------------------------ threads play the processes
 
 MACHINES, ON_EACH = 2, 2
 COUNT = MACHINES * ON_EACH
@@ -45,18 +77,18 @@ def test_the_first_process_of_each_machine_fills_its_cache() -> None:
     done: list[int] = []
     seen: dict[int, list[int]] = {}
 
-    def part(processes: Processes) -> None:
+    def part(place: Processes) -> None:
         for _ in range(2):  # a name may be used again
-            with processes.first_of_machine_alone("data"):
+            with place.first_of_machine_alone("data"):
                 with lock:
-                    seen[processes.rank] = list(done)
+                    seen[place.rank] = list(done)
                 time.sleep(0.05)
                 with lock:
-                    done.append(processes.rank)
-            processes.wait_for_all("data")
+                    done.append(place.rank)
+            place.wait_for_all("data")
             with lock:
                 done.clear()
-            processes.wait_for_all("cleared")
+            place.wait_for_all("cleared")
 
     play(part)
     assert seen[0] == []
@@ -69,10 +101,10 @@ def test_nobody_goes_on_before_all_have_come() -> None:
     come: list[int] = []
     gone: list[int] = []
 
-    def part(processes: Processes) -> None:
-        time.sleep(0.1 * (processes.rank == 1))
-        come.append(processes.rank)
-        processes.wait_for_all("here")
+    def part(place: Processes) -> None:
+        time.sleep(0.1 * (place.rank == 1))
+        come.append(place.rank)
+        place.wait_for_all("here")
         gone.append(len(come))
 
     play(part)
@@ -83,14 +115,14 @@ def test_nobody_goes_on_before_all_have_come() -> None:
 def test_a_request_that_one_machine_cannot_carry_out_is_said_once_on_each(failing: int) -> None:
     errors: dict[int, RequestError] = {}
 
-    def part(processes: Processes) -> None:
+    def part(place: Processes) -> None:
         try:
-            with processes.failing_together():
-                if processes.rank == failing:
+            with place.failing_together():
+                if place.rank == failing:
                     raise RequestError("dataset.root=x: nothing there")
-                processes.wait_for_all("built")
+                place.wait_for_all("built")
         except RequestError as error:
-            errors[processes.rank] = error
+            errors[place.rank] = error
 
     play(part)
     machine = failing // ON_EACH

@@ -12,10 +12,12 @@ block; the backward pass makes each block again and takes the gradient in closed
     d log D_i / d s_in =  w_n e^{s_in/tau} / (tau D_i)
 
 so that memory grows linearly with the rows. There are two forms: `symmetric.py`, the rows of one
-batch against each other, and `rectangular.py`, anchors against any candidates.
+batch against each other, and `rectangular.py`, anchors against any candidates. Several processes
+that have the same rows can share the blocks out between them (`sharing.py`).
 """
 
 from tcl_train.losses.blockwise.rectangular import rectangular_log_denominator
+from tcl_train.losses.blockwise.sharing import WorkShare, current_share, work_shared
 from tcl_train.losses.blockwise.symmetric import symmetric_log_denominator, unit_rows_fit
 from tcl_train.losses.blockwise.tiles import TILES, Hardest, PairWeights, Tile
 
@@ -24,7 +26,10 @@ __all__ = [
     "Hardest",
     "PairWeights",
     "Tile",
+    "WorkShare",
+    "current_share",
     "rectangular_log_denominator",
     "symmetric_log_denominator",
     "unit_rows_fit",
+    "work_shared",
 ]

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from tcl_train.autograd import ClosedForm, first_derivative
+from tcl_train.losses.blockwise.sharing import WorkShare, current_share
 from tcl_train.losses.blockwise.tiles import (
     Hardest,
     PairWeights,
@@ -119,8 +120,11 @@ class _Rectangular(ClosedForm):
         weights: PairWeights,
         tile: Tile,
     ) -> Tensor:
-        parts = []
-        for i in range(0, len(a_ND), tile.rows):
+        log_d_N = a_ND.new_zeros(len(a_ND))
+        share = current_share() if len(a_ND) > tile.rows else WorkShare()
+        for place, i in enumerate(range(0, len(a_ND), tile.rows)):
+            if not share.takes(place):
+                continue
             rows = slice(i, i + tile.rows)
             hardest = _rows_of(floor_N, share_N, rows)
             log_d_I = a_ND.new_full((len(a_ND[rows]),), -math.inf)
@@ -133,10 +137,10 @@ class _Rectangular(ClosedForm):
                 log_d_I = torch.logaddexp(log_d_I, logits.attraction_IJ.logsumexp(1))
                 if logits.extra_IJ is not None:
                     log_d_I = torch.logaddexp(log_d_I, logits.extra_IJ.logsumexp(1))
-            parts.append(log_d_I)
-        log_d_N = torch.cat(parts)
+            log_d_N[rows] = log_d_I
+        share.add_up([log_d_N])
         ctx.save_for_backward(a_ND, b_MD, label_N, label_M, own_N, floor_N, share_N, log_d_N)
-        ctx.weights, ctx.tile = weights, tile
+        ctx.weights, ctx.tile, ctx.share = weights, tile, share
         return log_d_N
 
     @staticmethod
@@ -148,7 +152,9 @@ class _Rectangular(ClosedForm):
         # -inf minus -inf would be NaN; an empty sum has no gradient.
         log_d_N = torch.where(log_d_N == -math.inf, math.inf, log_d_N)
         with torch.autocast(a_ND.device.type, enabled=False):
-            for i in range(0, len(a_ND), tile.rows):
+            for place, i in enumerate(range(0, len(a_ND), tile.rows)):
+                if not ctx.share.takes(place):
+                    continue
                 rows = slice(i, i + tile.rows)
                 hardest = _rows_of(floor_N, share_N, rows)
                 for j in range(0, len(b_MD), tile.columns):
@@ -164,4 +170,5 @@ class _Rectangular(ClosedForm):
                     h_IJ *= gradient_N[rows, None]
                     d_a_ND[rows].addmm_(h_IJ, b_MD[columns])
                     d_b_MD[columns].addmm_(h_IJ.T, a_ND[rows])
+        ctx.share.add_up([d_a_ND, d_b_MD])
         return d_a_ND, d_b_MD, None, None, None, None, None, None, None

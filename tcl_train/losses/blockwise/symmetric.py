@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from tcl_train.autograd import ClosedForm, first_derivative
+from tcl_train.losses.blockwise.sharing import current_share
 from tcl_train.losses.blockwise.tiles import (
     PairWeights,
     Tile,
@@ -121,7 +122,10 @@ class _Symmetric(ClosedForm):
     ) -> Tensor:
         d_N = z_ND.new_zeros(len(z_ND))
         buffer = z_ND.new_empty(tile.rows * max(tile.rows, tile.columns))
-        for block in _blocks(group_N, tile):
+        share = current_share()
+        for place, block in enumerate(_blocks(group_N, tile)):
+            if not share.takes(place):
+                continue
             i, i_end, j, j_end, mixed = block
             logit_IJ = _logits_of_unit_rows(z_ND[i:i_end], z_ND[j:j_end], weights.tau, buffer)
             terms = _terms(logit_IJ, block, group_N, weights) if mixed else _Terms(logit_IJ.exp_())
@@ -129,8 +133,9 @@ class _Symmetric(ClosedForm):
             d_N[i:i_end].add_(terms.sum(1), alpha=factor)
             if j != i:
                 d_N[j:j_end].add_(terms.sum(0), alpha=factor)
+        share.add_up([d_N])
         ctx.save_for_backward(z_ND, group_N, d_N)
-        ctx.weights, ctx.tile = weights, tile
+        ctx.weights, ctx.tile, ctx.share = weights, tile, share
         return d_N.log()
 
     @staticmethod
@@ -143,7 +148,9 @@ class _Symmetric(ClosedForm):
         buffer = z_ND.new_empty(tile.rows * max(tile.rows, tile.columns))
         pair_buffer = torch.empty_like(buffer)
         with torch.autocast(z_ND.device.type, enabled=False):
-            for block in _blocks(group_N, tile):
+            for place, block in enumerate(_blocks(group_N, tile)):
+                if not ctx.share.takes(place):
+                    continue
                 i, i_end, j, j_end, mixed = block
                 h_IJ = _logits_of_unit_rows(z_ND[i:i_end], z_ND[j:j_end], weights.tau, buffer)
                 a_I, a_J = a_N[i:i_end], a_N[j:j_end]
@@ -159,6 +166,7 @@ class _Symmetric(ClosedForm):
                 d_z_ND[i:i_end].addmm_(h_IJ, z_ND[j:j_end])
                 if j != i:
                     d_z_ND[j:j_end].addmm_(h_IJ.T, z_ND[i:i_end])
+        ctx.share.add_up([d_z_ND])
         return d_z_ND, None, None, None
 
 

@@ -1,0 +1,60 @@
+"""A second network whose weights are running averages of those that are trained."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import torch
+from torch import Tensor, nn
+
+from tcl_train import checks
+
+
+def momentum_at(progress: float, first: float, last: float) -> float:
+    """From `first` at progress 0 to `last` at 1, along half a cosine (Grill et al. 2020)."""
+    return last - (last - first) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def check_momentum(first: float, last: float) -> tuple[float, float]:
+    """Both ends of a teacher's momentum."""
+    checks.number("momentum", first, at_least=0, at_most=1)
+    checks.number("momentum_end", last, at_least=0, at_most=1)
+    return first, last
+
+
+class Teacher(nn.Module):
+    """The same network as `student`, of which no gradient is taken.
+
+    own_statistics: whether its batch norms take the statistics of what it is given, as the
+    student's do. Else they use running ones, which follow the student's as the weights do (Cai et
+    al. 2021, "Exponential moving average normalization"), so that a row does not depend on the rows
+    beside it.
+    """
+
+    def __init__(self, student: nn.Module, *, own_statistics: bool = True) -> None:
+        super().__init__()
+        self.network = copy.deepcopy(student).requires_grad_(False)
+        self.own_statistics = own_statistics
+
+    def train(self, mode: bool = True) -> Teacher:
+        self.training = mode
+        self.network.train(mode and self.own_statistics)
+        return self
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network(x)
+
+    @torch.no_grad()
+    def follow(self, student: nn.Module, momentum: float) -> None:
+        """t <- momentum t + (1 - momentum) s, for all weights."""
+        share = 1 - momentum
+        of_student = [p.detach() for p in student.parameters()]
+        torch._foreach_lerp_([*self.network.parameters()], of_student, share)
+        if not self.own_statistics:
+            for own, other in zip(self.network.buffers(), student.buffers(), strict=True):
+                if own.is_floating_point():
+                    own.lerp_(other, share)
+                else:
+                    own.copy_(other)
