@@ -265,7 +265,7 @@ def build_run(
         processes=processes,
     )
     if data is None:
-        with processes.first_alone("data"):  # it downloads, and fills the cache for the others
+        with processes.first_of_machine_alone("data"):  # it downloads, and fills the cache
             data = build_data(
                 config, supervised=settings.supervised, local_processes=processes.local_count
             )

@@ -149,27 +149,32 @@ def _digest_of_labels(labels_N: Tensor) -> str:
     return f"labels:{hashlib.blake2b(labels_N.cpu().numpy().tobytes(), digest_size=16).hexdigest()}"
 
 
-def difference(before: dict[str, Any], now: dict[str, Any]) -> str | None:
-    """What differs between two fingerprints, in words; None: nothing does."""
-    was, has = set(before["classes"]), set(now["classes"])
+def difference(
+    one: dict[str, Any], other: dict[str, Any], *, at_one: str = "before", at_other: str = "now"
+) -> str | None:
+    """What differs between two fingerprints, in words; None: nothing does.
+
+    at_one, at_other: when or where the data are so.
+    """
+    was, has = set(one["classes"]), set(other["classes"])
     parts = []
     if has - was:
         parts.append(f"new classes: {few(sorted(has - was))}")
     if was - has:
         parts.append(f"missing classes: {few(sorted(was - has))}")
-    for name, count in before["counts"].items():
-        found = now["counts"].get(name, 0)
+    for name, count in one["counts"].items():
+        found = other["counts"].get(name, 0)
         if found != count:
-            parts.append(f"{count} {name} before, {found} now")
-    if before["image size"] != now["image size"]:
-        parts.append(f"image size {before['image size']} before, {now['image size']} now")
+            parts.append(f"{count} {name} {at_one}, {found} {at_other}")
+    if one["image size"] != other["image size"]:
+        parts.append(f"image size {one['image size']} {at_one}, {other['image size']} {at_other}")
     changed = [
         name
-        for name, digest in before["digests"].items()
-        if _contradicts(digest, now["digests"].get(name, ""))
+        for name, digest in one["digests"].items()
+        if _contradicts(digest, other["digests"].get(name, ""))
     ]
     if changed and not parts:
-        parts.append(f"other {' and '.join(changed)} than before")
+        parts.append(f"other {' and '.join(changed)} than {at_one}")
     return "; ".join(parts) or None
 
 
