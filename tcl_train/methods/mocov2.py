@@ -5,6 +5,7 @@ B: images; V: views; D: embedding dimensions; S: rows of the queue.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -41,14 +42,17 @@ class MoCoV2(SelfSupervised):
     """:func:`queue_contrast` between the views of an image, in both orders; keys come from a
     teacher and join the queue afterwards.
 
-    Source: Chen et al. 2020, "Improved baselines with momentum contrastive learning". Instead of
-    shuffling rows between GPUs, so that a query does not find its key by the batch statistics that
-    they share, the teacher's batch norms use running statistics (see :class:`Teacher`).
+    Source: Chen et al. 2020, "Improved baselines with momentum contrastive learning". Rows are not
+    shuffled between GPUs; batch norms take the statistics of the global batch, so that those of a
+    query hold little of its key.
 
     Args:
         tau: temperature.
         queue: rows that are kept.
         momentum, momentum_end: of the teacher, at the beginning and at the end of the run.
+        own_statistics: of the teacher's batch norms (see :class:`Teacher`). With running ones a key
+            does not depend on the rows beside it, but keys drift as the statistics do, and short
+            runs collapse, for new keys differ from old ones more than from each other.
     """
 
     def __init__(
@@ -58,12 +62,15 @@ class MoCoV2(SelfSupervised):
         queue: int = 32768,
         momentum: float = 0.99,
         momentum_end: float = 0.999,
+        own_statistics: bool = True,
         **parts: Any,
     ) -> None:
         super().__init__(**parts)
         self.tau = check_temperature(tau)
         self.momentum = check_momentum(momentum, momentum_end)
-        self.teacher = Teacher(nn.Sequential(self.encoder, self.projector), own_statistics=False)
+        checks.boolean("own_statistics", own_statistics)
+        student = nn.Sequential(self.encoder, self.projector)
+        self.teacher = Teacher(student, own_statistics=own_statistics)
         self.queue = Queue(checks.integer("queue", queue, at_least=1), self.projection_dim())
         self._keys: Tensor | None = None  # that join the queue after the update
 
@@ -84,6 +91,10 @@ class MoCoV2(SelfSupervised):
                 by_view(self._keys, b),
             )
         return self.output(loss, z_ND, b)
+
+    def chance_level(self, step: StepOutput) -> Tensor:
+        """ln(1 + S), of a query that is as similar to its key as to the queue."""
+        return step.loss.new_tensor(math.log(1 + len(self.queue.rows_SD)))
 
     def after_update(self, progress: float) -> None:
         student = nn.Sequential(self.encoder, self.projector)
