@@ -6,8 +6,9 @@
 A ResNet-8 is trained for 20 epochs of five steps, far fewer than the methods are made for, with the
 settings below in place of theirs: weaker augmentation, for the images have 8 x 8 pixels; small
 projectors, queues and numbers of prototypes; teachers that follow in a hundred steps. The table has
-the accuracy of the linear probe and of kNN, the epochs after which the run was found collapsed, and
-what it is found by. `mocov2_running` is MoCo v2 whose teacher has running statistics.
+the accuracy of the linear probe and of kNN, the number of epochs after which the run warned of a
+collapse or of a loss at its chance level, whether it did at the end, and what is looked at then.
+`mocov2_running` is MoCo v2 whose teacher has running statistics.
 """
 
 from __future__ import annotations
@@ -89,7 +90,8 @@ def measure(name: str, seed: int, *words: str) -> dict[str, Any]:
         "seed": seed,
         "top1": result["top1"],
         "knn_top1": result["knn_top1"],
-        "collapsed_epochs": sum(collapse is not None and collapse.is_certain for collapse in found),
+        "warned_epochs": sum(collapse is not None for collapse in found),
+        "collapsed": bool(found) and found[-1] is not None,
         **{key: last.get(key, "") for key in SCALARS},
         "seconds": perf_counter() - started,
     }
