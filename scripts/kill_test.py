@@ -32,7 +32,7 @@ from tcl_train.run.directory import RunDir
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 TWO_EVERY = 3
-SECONDS = 300  # that nothing may take
+SECONDS = 400  # that nothing may take
 # Some seconds of training, with checkpoints within the epochs.
 WORDS = (
     *("epochs=12", "encoder.width=4", "batch_size=128", "device=cpu", "precision=fp32"),

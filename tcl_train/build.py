@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.errors import InstantiationException
-from hydra.utils import get_class, instantiate
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
@@ -42,6 +42,7 @@ from tcl_train.engine.optimizers import Optimizer
 from tcl_train.engine.schedule import Schedule, by_epoch
 from tcl_train.errors import RequestError
 from tcl_train.evaluation.evaluate import Evaluator
+from tcl_train.evaluation.monitor import MONITORS, Monitor
 from tcl_train.evaluation.probe import Probe
 from tcl_train.methods.method import Method
 from tcl_train.models.encoder import Encoder
@@ -78,7 +79,10 @@ class Settings:
     on_nonfinite: str = "stop"
     nonfinite_limit: int = 10
     validation: float = 0
+    labelled: float = 1
     view_size: int | Sequence[Sequence[int]] | Mapping[int, int] | None = None
+    monitor: str | None = None
+    monitor_every: int = 1
 
     def __post_init__(self) -> None:
         c = checks
@@ -99,6 +103,9 @@ class Settings:
             lambda: c.boolean("profile", self.profile),
             lambda: c.boolean("mirror_features", self.mirror_features),
             lambda: c.number("validation", self.validation, at_least=0, below=1),
+            lambda: c.number("labelled", self.labelled, above=0, at_most=1),
+            lambda: self.monitor is None or c.one_of("monitor (or null)", self.monitor, MONITORS),
+            lambda: c.integer("monitor_every", self.monitor_every, at_least=1),
             lambda: NonFinite(self.on_nonfinite, self.nonfinite_limit),
             lambda: c.one_of("on_collapse", self.on_collapse, ON_COLLAPSE),
             lambda: (
@@ -147,10 +154,25 @@ def read_settings(config: DictConfig) -> Settings:
             f"supervised=true: method={config.names.method} reads no labels; give supervised=false "
             "or another method"
         )
+    if settings.labelled < 1 and (needs_labels or not settings.supervised):
+        raise RequestError(
+            f"labelled={settings.labelled:g}: "
+            + (
+                f"method={config.names.method} needs a label for each image"
+                if needs_labels
+                else "with supervised=false no label is read"
+            )
+            + "; give labelled=1, or method=contrastive with supervised=true"
+        )
     if needs_labels and not settings.supervised:
         raise RequestError(
             f"supervised=false: loss={config.names.loss} with method={config.names.method} learns "
             "from labels; give supervised=true or another choice"
+        )
+    if settings.monitor and not settings.validation:
+        raise RequestError(
+            f"monitor={settings.monitor} scores training images that pretraining does not see; "
+            "give validation=0.1"
         )
     return settings
 
@@ -161,7 +183,15 @@ def run_seed(config: DictConfig) -> int:
 
 
 def _method_class(config: DictConfig) -> type[Method]:
-    return get_class(config.method._target_)
+    with _as_request_error("method"):
+        made = instantiate(config.method, _partial_=True, _recursive_=False)
+        found = getattr(made, "func", None)
+        if not (isinstance(found, type) and issubclass(found, Method)):
+            raise TypeError(
+                f"_target_ must be a subclass of {Method.__module__}.{Method.__name__}, got "
+                f"{OmegaConf.select(config, 'method._target_')!r}"
+            )
+    return found
 
 
 def _build(place: str, node: DictConfig, *args: Any, **keys: Any) -> Any:
@@ -178,6 +208,10 @@ def _as_request_error(place: str) -> Iterator[None]:
     except (ValueError, TypeError, OmegaConfBaseException, InstantiationException) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise RequestError(f"{place}: {first}" if place else first) from error
+    except (RuntimeError, MemoryError) as error:  # what is asked for does not fit into the memory
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        said = f"cannot be made with these settings ({first})"
+        raise RequestError(f"{place}: {said}" if place else said) from error
 
 
 # ------------------------------------------------------------------ what a command works with
@@ -231,12 +265,22 @@ def build_run(
         processes=processes,
     )
     if data is None:
-        with processes.first_alone("data"):  # it downloads, and fills the cache for the others
+        with processes.first_of_machine_alone("data"):  # it downloads, and fills the cache
             data = build_data(
                 config, supervised=settings.supervised, local_processes=processes.local_count
             )
     data = _with_validation(data, settings)
+    with _as_request_error(""):
+        data = data.with_labels_of(settings.labelled, generator(settings.seed, "labelled"))
     trainer = _build_trainer(config, settings, loss=loss, data=data, runtime=runtime)
+    if settings.monitor:
+        trainer.monitor = Monitor(
+            data=data,
+            normalize=_normalize(data),
+            runtime=runtime,
+            seed=settings.seed,
+            every=settings.monitor_every,
+        )
     if state is not None:
         _check_same_data(state, trainer)
         _restore(trainer, state, path)
@@ -325,6 +369,11 @@ def _build_trainer(
 def _epoch_order(config: DictConfig, settings: Settings, split: Split) -> Order:
     name = config.data.get("sampler", "shuffle")  # which runs of earlier versions lack
     per_class = config.data.get("images_per_class", None)
+    if name != "shuffle" and settings.labelled < 1:
+        raise RequestError(
+            f"data.sampler={name} needs a label for each image; give labelled=1, or "
+            "data.sampler=shuffle"
+        )
     with _as_request_error(""):
         if name == "classes" and per_class and settings.batch_size % per_class:
             raise ValueError(

@@ -15,7 +15,7 @@ class CommandError(Exception):
     """A command ends with one line and an exit status.
 
     resumable: the directory of a run that can be resumed; None: there is none. agreed: whether all
-    processes of the run end with it. silent: whether another one of them says it.
+    processes of the run end with it. silent: whether another one on this machine says it.
     """
 
     exit_status: int

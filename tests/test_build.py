@@ -116,6 +116,23 @@ def test_a_classifier_needs_labels_and_one_view_is_enough(
         configs.read_settings(config)
 
 
+@pytest.mark.parametrize(
+    ("target", "named"),
+    [
+        (10**19, r"method: .*10000000000000000000"),
+        ("nowhere.Mine", r"method: .*nowhere"),
+        ("tcl_train.losses.TCL", r"method: _target_ must be a subclass of .*, got 'tcl_train"),
+    ],
+)
+def test_what_is_no_method_is_refused(tiny: DictConfig, target: Any, named: str) -> None:
+    tiny.method._target_ = target
+    with pytest.raises(RequestError, match=named):
+        configs.read_settings(tiny)
+    tiny.method = None
+    with pytest.raises(RequestError, match="method: _target_ must be a subclass of"):
+        configs.read_settings(tiny)
+
+
 # ------------------------------------------------------------------ parts
 
 
@@ -140,6 +157,14 @@ def test_a_part_with_a_wrong_value_is_refused_by_its_place(
     OmegaConf.update(tiny, key, value)
     with pytest.raises(RequestError, match=named):
         build(tiny)
+
+
+def test_a_part_that_does_not_fit_into_the_memory_is_refused_by_its_place(
+    tiny: DictConfig,
+) -> None:
+    tiny.encoder.width = 2**50
+    with pytest.raises(RequestError, match="encoder: cannot be made with these settings"):
+        configs.build_encoder(tiny, image_size=8)
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ STORED = {
         *("prototypes", "tau", "teacher_tau_start", "teacher_tau", "teacher_tau_warmup"),
         *("centre_momentum", "frozen_until", *TEACHER),
     },
-    "tcl_train.methods.mocov2.MoCoV2": {"tau", "queue", *TEACHER},
+    "tcl_train.methods.mocov2.MoCoV2": {"tau", "queue", "own_statistics", *TEACHER},
     "tcl_train.methods.nnclr.NNCLR": {"tau", "queue", "predictor_hidden_dim"},
     "tcl_train.methods.simsiam.SimSiam": {"predictor_hidden_dim"},
     "tcl_train.methods.swav.SwAV": {

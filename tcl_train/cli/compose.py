@@ -16,13 +16,18 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from tcl_train.cli import resolvers
 from tcl_train.cli.choices import CONFIG_NAME, GOES_WITH, SECOND_VIEW, config_dir
-from tcl_train.cli.explain import check_overrides, explain, first_line, is_group
+from tcl_train.cli.explain import (
+    COMPOSING_ERRORS,
+    check_overrides,
+    explain,
+    first_line,
+    is_group,
+)
 from tcl_train.cli.overrides import (
     SEARCHPATH,
     TRUST,
@@ -61,9 +66,18 @@ def compose_run(overrides: Sequence[str]) -> Composed:
         ours = without_hydra(config)
         resolved = OmegaConf.create(OmegaConf.to_container(ours, resolve=True))
         assert isinstance(resolved, DictConfig)
-        return Composed(resolved, config.hydra.run.dir)
+        return Composed(resolved, folder_of_hydra(config, "hydra.run.dir"))
     except OmegaConfBaseException as error:
         raise RequestError(first_line(error)) from error
+
+
+def folder_of_hydra(config: DictConfig, key: str) -> str:
+    """A folder that Hydra's own node holds. Raises RequestError where its settings are gone."""
+    folder = OmegaConf.select(config, key)
+    if not isinstance(folder, str):
+        parent = key.rpartition(".")[0]
+        raise RequestError(f"{parent} holds settings of its own; set {key}=DIR")
+    return folder
 
 
 def compose_with_hydra(overrides: Sequence[str]) -> DictConfig:
@@ -77,7 +91,8 @@ def compose_with_hydra(overrides: Sequence[str]) -> DictConfig:
     overrides = [*overrides, *_going_with(parse_overrides(overrides))]
     parsed = parse_overrides(overrides)
     for override in parsed:
-        below_augment = override.key_or_group.startswith(("augment.", f"{SECOND_VIEW}."))
+        key = override.key_or_group
+        below_augment = key.startswith(("augment.", f"{SECOND_VIEW}.")) or ".augment." in key
         if override.is_delete() and not below_augment:
             raise RequestError(
                 f"{override.input_line}: only what is below augment can be taken out; every other "
@@ -91,7 +106,7 @@ def compose_with_hydra(overrides: Sequence[str]) -> DictConfig:
     with hydra_initialized():
         try:
             config = compose(CONFIG_NAME, list(overrides), return_hydra_config=True)
-        except (HydraException, OmegaConfBaseException, ValueError) as error:
+        except COMPOSING_ERRORS as error:
             raise RequestError(explain(parsed, error)) from error
         check_overrides(parsed, config)
     config.hydra.overrides.task = config.hydra.overrides.task[:given]
@@ -118,6 +133,7 @@ def without_hydra(config: DictConfig) -> DictConfig:
 DATASET_ROOT = "dataset.root"  # may change on resume, too: the content is compared
 CHANGEABLE_ON_RESUME = (
     *("device", "compile", "log_every", "profile", "checkpoint", "data", TRUST),
+    *("monitor", "monitor_every"),
     "resume",
 )
 EXTEND, EPOCHS = "resume_extend", "epochs"

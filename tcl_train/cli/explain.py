@@ -21,6 +21,8 @@ from tcl_train.cli.choices import CONFIG_NAME, SECOND_VIEW, choices, config_dir,
 from tcl_train.cli.overrides import SEARCHPATH
 from tcl_train.errors import RequestError
 
+RECORDED = ("names", "overrides", "searchpath")  # by configs/train.yaml
+
 
 def check_overrides(overrides: Sequence[Override], config: DictConfig) -> None:
     """Finds what Hydra lets pass: an added key that nothing reads, a value in place of settings.
@@ -31,6 +33,11 @@ def check_overrides(overrides: Sequence[Override], config: DictConfig) -> None:
     known = _settings() | set(groups())
     for override in overrides:
         root = override.key_or_group.split(".")[0]
+        if root in RECORDED:
+            raise RequestError(
+                f"{override.input_line}: {root} records what a run was started with; set what it "
+                "records"
+            )
         if _is_added(override) and root not in known:
             known |= set(map(str, _without_values(overrides)))  # the loss brings some, too
             if root not in known:
@@ -103,6 +110,10 @@ def is_group(override: Override) -> bool:
     return group.startswith("hydra/") or group in groups()
 
 
+# What Hydra raises for words that it cannot compose.
+COMPOSING_ERRORS = (HydraException, OmegaConfBaseException, ValueError, TypeError)
+
+
 def explain(overrides: Sequence[Override], error: Exception) -> str:
     """What to say when Hydra could not compose these."""
     for override in overrides:
@@ -115,8 +126,9 @@ def explain(overrides: Sequence[Override], error: Exception) -> str:
                 return f"{place}={value}: no such {group}{near}; choose one of {', '.join(there)}"
     try:
         base = _without_values(overrides)
-    except (HydraException, OmegaConfBaseException):
-        return first_line(error)
+    except COMPOSING_ERRORS:
+        hydras = [o.input_line or "" for o in overrides if o.key_or_group.startswith("hydra/")]
+        return f"{' '.join(hydras)}: {first_line(error)}" if hydras else first_line(error)
     known = set(_keys(base))
     unknown = [
         override
@@ -163,7 +175,7 @@ def _unknown_key(override: Override, known: set[str]) -> str:
     siblings = [name for name in known if name.rpartition(".")[0] == parent]
     if parent and siblings:
         names = sorted(name.rpartition(".")[2] for name in siblings)
-        listed = ", ".join(name for name in names if name != "_target_")
+        listed = ", ".join(name for name in names if name != "_target_") or "none"
         return f"{key}: no such key{_nearest(key, siblings)}; {parent} has {listed}"
     near = _nearest(key, sorted(known | set(groups())))
     return f"{key}: no such key{near}; tcl-train --help lists them"

@@ -6,6 +6,8 @@ torch is loaded only when something is to be computed, so that help and typing e
 from __future__ import annotations
 
 import argparse
+import errno
+import logging
 import os
 import signal
 import sys
@@ -17,7 +19,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from tcl_train import __version__
 from tcl_train.cli.streams import forgiving_streams
-from tcl_train.errors import CommandError, Interrupted, RequestError
+from tcl_train.errors import CommandError, Interrupted, RequestError, printable
 from tcl_train.runtime.memory import ask_for_huge_pages, keep_freed_memory
 from tcl_train.runtime.signals import STOPPING, handled
 
@@ -48,6 +50,9 @@ def _guarded(name: str, command: Command, arguments: list[str]) -> int:
 def _run_command(name: str, command: Command, arguments: list[str]) -> int:
     ask_for_huge_pages()
     keep_freed_memory()
+    # What Hydra logs before it raises is said by the error; without a handler Python prints it.
+    if not (hydras := logging.getLogger("hydra")).handlers:
+        hydras.addHandler(logging.NullHandler())
     try:
         return _in_each_process(command, arguments)
     except CommandError as error:
@@ -62,12 +67,19 @@ def _run_command(name: str, command: Command, arguments: list[str]) -> int:
     except Exception as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
+        if isinstance(error, OSError) and error.filename is not None:
+            print(f"{name}: {printable(error.filename)}: {error.strerror}", file=sys.stderr)
+            return 1 if error.errno in DISK_FAILS else 2
         first = (str(error).splitlines() or [""])[0]
         print(
             f"{name}: {type(error).__name__}: {first} (HYDRA_FULL_ERROR=1 shows the traceback)",
             file=sys.stderr,
         )
         return 1
+
+
+# What is wrong with a file that was named is wrong with the request, unless the disk fails.
+DISK_FAILS = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
 
 def _in_each_process(command: Command, arguments: list[str]) -> int:

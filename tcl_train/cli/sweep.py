@@ -20,6 +20,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -35,7 +36,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from tcl_train.cli.choices import CONFIG_NAME
-from tcl_train.cli.compose import compose_run, hydra_initialized
+from tcl_train.cli.compose import compose_run, folder_of_hydra, hydra_initialized
+from tcl_train.cli.explain import COMPOSING_ERRORS, explain
 from tcl_train.cli.overrides import (
     SEARCHPATH,
     parse_overrides,
@@ -53,6 +55,8 @@ from tcl_train.runtime.signals import STOPPING, handled
 RESULT_COLUMNS = (
     *("top1", "top5", "val_top1", "knn_top1", "random_encoder_top1", "images_per_second"),
 )
+LAST_COLUMNS = ("status", *RESULT_COLUMNS, "wall_seconds", "dir")
+TABLE = "sweep.csv"
 INTERRUPTED = tuple(128 + signum for signum in STOPPING)
 STATUS = {0: "finished", 1: "failed", 2: "bad request", **dict.fromkeys(INTERRUPTED, "interrupted")}
 LONGEST_LABEL = 60
@@ -78,9 +82,9 @@ def run_sweep(overrides: Sequence[str]) -> int:
     with hydra_initialized() as loader:
         _check_installed(parsed, loader)
         fixed = [o.input_line or "" for o in parsed if not o.is_sweep_override()]
-        config = loader.load_configuration(CONFIG_NAME, fixed, run_mode=RunMode.MULTIRUN)
+        config = _config_of_sweep(loader, fixed)
         HydraConfig.instance().set_config(config)
-        sweep_dir = Path(config.hydra.sweep.dir).expanduser()
+        sweep_dir = Path(folder_of_hydra(config, "hydra.sweep.dir")).expanduser()
         varied = [o.get_key_element() for o in parsed if o.is_sweep_override()]
         directories = assign_directories(sweep_dir, jobs, varied)
         launched = [
@@ -116,9 +120,9 @@ def _run_search(parsed: Sequence[Override]) -> int:
         o.input_line or "" for o in parsed if o.key_or_group in ("hydra.sweep.dir", SEARCHPATH)
     ]
     with hydra_initialized() as loader:
-        whole = loader.load_configuration(CONFIG_NAME, place, run_mode=RunMode.MULTIRUN)
+        whole = _config_of_sweep(loader, place)
         HydraConfig.instance().set_config(whole)
-        sweep_dir = Path(whole.hydra.sweep.dir).expanduser()
+        sweep_dir = Path(folder_of_hydra(whole, "hydra.sweep.dir")).expanduser()
 
     def start(words: list[str], number: int) -> tuple[int, Path]:
         job_dir = sweep_dir / f"{number}_{_label(words, list(search.space))}".rstrip("_")
@@ -128,6 +132,14 @@ def _run_search(parsed: Sequence[Override]) -> int:
     status = search.run(sweep_dir, start, seed=config.seed)
     _stop_if_interrupted([status], sweep_dir)
     return status
+
+
+def _config_of_sweep(loader: ConfigLoader, words: list[str]) -> DictConfig:
+    """What the jobs share, with Hydra's own node."""
+    try:
+        return loader.load_configuration(CONFIG_NAME, words, run_mode=RunMode.MULTIRUN)
+    except COMPOSING_ERRORS as error:
+        raise RequestError(explain(parse_overrides(words), error)) from error
 
 
 def _stop_if_interrupted(statuses: Iterable[int], sweep_dir: Path) -> None:
@@ -261,8 +273,10 @@ def assign_directories(
 
     varied: the keys whose values make the label.
     """
-    known = {_identity(overrides): name for name, overrides in _started(sweep_dir)}
-    number = itertools.count(max(map(_number, _names(sweep_dir)), default=-1) + 1)
+    tried = _tried(sweep_dir)
+    known = tried | {_identity(overrides): name for name, overrides in _started(sweep_dir)}
+    names_taken = [*_names(sweep_dir), *tried.values()]
+    number = itertools.count(max(map(_number, names_taken), default=-1) + 1)
     names = []
     for job in jobs:
         identity = _identity(job)
@@ -290,11 +304,25 @@ def _started(sweep_dir: Path) -> Iterable[tuple[str, list[str]]]:
             yield name, list(run_dir.read_config(trust=None).overrides)
 
 
+def _tried(sweep_dir: Path) -> dict[frozenset[tuple[str, str]], str]:
+    """The jobs of the sweep's table with their directories, which a refused job does not have."""
+    jobs = {}
+    for row in _read(sweep_dir / TABLE):
+        words = {key: row[key] for key in row.keys() - set(LAST_COLUMNS) if row[key]}
+        jobs[frozenset(words.items())] = Path(row["dir"]).name
+    return jobs
+
+
 def _identity(overrides: Iterable[str]) -> frozenset[tuple[str, str]]:
     """What a job is: its keys with their values; of a key that is set twice the last counts."""
-    return frozenset(
-        {key: value for key, _, value in (o.partition("=") for o in overrides)}.items()
-    )
+    return frozenset(dict(map(_key_and_value, overrides)).items())
+
+
+@cache
+def _key_and_value(override: str) -> tuple[str, str]:
+    """The value as a sweep writes it: 0.01 for 1e-2."""
+    (parsed,) = parse_overrides([override])
+    return parsed.get_key_element(), parsed.get_value_element_as_str()
 
 
 def _label(overrides: Iterable[str], varied: Sequence[str]) -> str:
@@ -334,7 +362,7 @@ def run_job(
         key = "resume" if run_dir.started else "hydra.run.dir"
         place = [*searchpath_override(searchpath), f"{key}={quoted(job_dir)}"]
         status = _run([sys.executable, "-m", "tcl_train", *overrides, *place])
-    _note(sweep_dir / "sweep.csv", job_dir, overrides, status)
+    _note(sweep_dir / TABLE, job_dir, overrides, status)
     if status and status not in INTERRUPTED:
         print(f"--- {title}: {_status_name(status)}; the other jobs still run", flush=True)
     return status
@@ -369,8 +397,8 @@ def _note(table: Path, job_dir: Path, overrides: list[str], status: int) -> None
         rows = {row["dir"]: row for row in _read(table)}
         rows[row["dir"]] = row
         rows = dict(sorted(rows.items(), key=lambda item: _number(Path(item[0]).name)))
-        last = ["status", *RESULT_COLUMNS, "wall_seconds", "dir"]
-        columns = list(dict.fromkeys(k for r in rows.values() for k in r if k not in last)) + last
+        of_job = dict.fromkeys(k for r in rows.values() for k in r if k not in LAST_COLUMNS)
+        columns = [*of_job, *LAST_COLUMNS]
         text = io.StringIO()
         writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
         writer.writeheader()

@@ -33,6 +33,7 @@ def assemble_result(
         else {"name": names.second_view, **_transforms(config.second_view)},
         "multicrop": None if not config.get("multicrop") else _multicrop(config),
         "supervised": settings.supervised,
+        "labelled": settings.labelled,
         "views": settings.views,
         "view_size": settings.view_size,
         "encoder": names.encoder,

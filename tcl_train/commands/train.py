@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import signal
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from omegaconf import DictConfig
 from tcl_train.build import Run, build_run
 from tcl_train.commands.result import assemble_result, summary_line
 from tcl_train.data.augment.picture import picture_of_views
+from tcl_train.data.dataset import difference
 from tcl_train.engine.fit import Trainer
 from tcl_train.engine.profile import Profile, StepProfile
 from tcl_train.errors import Interrupted, RequestError, TrainingError
@@ -59,6 +61,8 @@ def train(
         run = build_run(config, resume_from=resume_from, processes=processes)
         trainer, settings = run.trainer, run.settings
         earlier_seconds = trainer.meter.seconds
+        _check_same_data(trainer, processes)
+        processes.wait_for_all("built")  # before anything is written
         with processes.first_alone("claim"):
             if not resume and processes.is_first:
                 run_dir.claim(config)
@@ -96,8 +100,15 @@ def train(
     return result
 
 
-def _sink(run_dir: RunDir, trainer: Trainer, processes: Processes) -> Sink:
-    return Sink(run_dir, first_step=trainer.step) if processes.is_first else UnwrittenSink()
+def _check_same_data(trainer: Trainer, processes: Processes) -> None:
+    """Machines may have the data on disks of their own."""
+    own = trainer.about["data"]
+    first = json.loads(processes.from_first("data", json.dumps(own)))
+    changed = difference(first, own, at_one="in the first process", at_other="here")
+    if changed:
+        raise RequestError(
+            f"the data are not those of the first process: {changed}; give all machines the same"
+        )
 
 
 def show_views(run: Run, sink: Sink) -> None:

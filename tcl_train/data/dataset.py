@@ -16,6 +16,7 @@ from tcl_train.data.holding_out import held_out_rows
 from tcl_train.data.images import Images
 from tcl_train.errors import few
 
+NO_LABEL = -1
 ON_DAMAGED = ("stop", "skip")
 
 
@@ -49,7 +50,7 @@ class ReadOptions:
 
 @dataclass(frozen=True)
 class Split:
-    """Images, and an int64 label for each of them or None."""
+    """Images, and an int64 label for each of them or None; NO_LABEL for an image without one."""
 
     images: Images
     labels_N: Tensor | None
@@ -113,6 +114,21 @@ class DataSet:
         validation = self.train.chosen(held_N.nonzero()[:, 0])
         return replace(self, pretrain=pretrain, train=train, validation=validation)
 
+    def with_labels_of(self, share: float, g: torch.Generator) -> DataSet:
+        """With labels for a share of the pretraining images only, evenly from each class. The
+        evaluation still has all.
+
+        Raises:
+            ValueError: they have no labels.
+        """
+        if share == 1:
+            return self
+        if self.pretrain.labels_N is None:
+            raise ValueError(f"labelled={share:g} needs labels and these images have none")
+        known_N = held_out_rows(self.pretrain.labels_N, share, g)
+        labels_N = self.pretrain.labels_N.where(known_N, NO_LABEL)
+        return replace(self, pretrain=Split(self.pretrain.images, labels_N))
+
     def fingerprint(self) -> dict[str, Any]:
         """What a run can be compared with when it is resumed: classes, counts, size, and a digest
         of images and labels, wherever they lie."""
@@ -133,27 +149,32 @@ def _digest_of_labels(labels_N: Tensor) -> str:
     return f"labels:{hashlib.blake2b(labels_N.cpu().numpy().tobytes(), digest_size=16).hexdigest()}"
 
 
-def difference(before: dict[str, Any], now: dict[str, Any]) -> str | None:
-    """What differs between two fingerprints, in words; None: nothing does."""
-    was, has = set(before["classes"]), set(now["classes"])
+def difference(
+    one: dict[str, Any], other: dict[str, Any], *, at_one: str = "before", at_other: str = "now"
+) -> str | None:
+    """What differs between two fingerprints, in words; None: nothing does.
+
+    at_one, at_other: when or where the data are so.
+    """
+    was, has = set(one["classes"]), set(other["classes"])
     parts = []
     if has - was:
         parts.append(f"new classes: {few(sorted(has - was))}")
     if was - has:
         parts.append(f"missing classes: {few(sorted(was - has))}")
-    for name, count in before["counts"].items():
-        found = now["counts"].get(name, 0)
+    for name, count in one["counts"].items():
+        found = other["counts"].get(name, 0)
         if found != count:
-            parts.append(f"{count} {name} before, {found} now")
-    if before["image size"] != now["image size"]:
-        parts.append(f"image size {before['image size']} before, {now['image size']} now")
+            parts.append(f"{count} {name} {at_one}, {found} {at_other}")
+    if one["image size"] != other["image size"]:
+        parts.append(f"image size {one['image size']} {at_one}, {other['image size']} {at_other}")
     changed = [
         name
-        for name, digest in before["digests"].items()
-        if _contradicts(digest, now["digests"].get(name, ""))
+        for name, digest in one["digests"].items()
+        if _contradicts(digest, other["digests"].get(name, ""))
     ]
     if changed and not parts:
-        parts.append(f"other {' and '.join(changed)} than before")
+        parts.append(f"other {' and '.join(changed)} than {at_one}")
     return "; ".join(parts) or None
 
 

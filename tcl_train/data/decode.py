@@ -67,7 +67,7 @@ def decode(path: str | Path, size: int) -> np.ndarray:
     image, _ = _read(path, lambda width, height: size / min(width, height))
     if image.size != (size, size):
         image = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
-    return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
+    return np.array(np.asarray(image).transpose(2, 0, 1), order="C")  # Pillow's may not be written
 
 
 def check_file(path: str | Path) -> str:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tcl_train.data.augment import RandomResizedCrop
-from tcl_train.data.dataset import Split
+from tcl_train.data.dataset import NO_LABEL, Split
 from tcl_train.data.images import FileImages
 from tcl_train.data.order import Order, Shuffled
 from tcl_train.data.views import ViewGroup
@@ -67,7 +67,8 @@ class Loader:
     """Batches of one size, in an order that may be given (:mod:`tcl_train.data.order`), else
     shuffled; the incomplete last batch of an epoch is dropped; it holds other images each epoch.
 
-    With supervised=False every image has a value of its own and no label is read. With `cut` a
+    With supervised=False every image has a value of its own and no label is read; else images
+    without a label have one. With `cut` a
     batch holds views, cut out of the whole files.
 
     Raises:
@@ -102,8 +103,10 @@ class Loader:
                 "which is what data.sampler leaves; give at most that, or another sampler"
             )
         self.images = split.images
-        own_values_N = torch.arange(len(split))
-        self.labels_N = split.labels_N if supervised else own_values_N
+        self.labels_N = torch.arange(len(split))
+        if supervised and split.labels_N is not None:
+            own_N = split.labels_N.max() + 1 + self.labels_N
+            self.labels_N = torch.where(split.labels_N == NO_LABEL, own_N, split.labels_N)
         self.batch_size = batch_size
         self.seed = seed
         self.device = device
@@ -118,7 +121,6 @@ class Loader:
     def _epoch(self, epoch: int, first_batch: int) -> Iterator[Batch]:
         order_N = self.order(self.seed, epoch)
         batches = order_N.split(self.batch_size)[first_batch : self.steps_per_epoch]
-        assert self.labels_N is not None
         images = self._images(batches, epoch, first_batch)
         for index_B, of_batch in zip(batches, images, strict=True):
             labels_B = self.labels_N[index_B].to(self.device, non_blocking=True)

@@ -5,7 +5,6 @@ Each function reads image folders instead where `root` holds train/ and test/ (o
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager, suppress
@@ -126,13 +125,16 @@ def _named(
 def _one_line_on_failure(folder: Path) -> Any:
     """Without a network the user hears within seconds where we looked and what to put there."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    before = set(_folders_of_torchvision(folder))
     waited = socket.getdefaulttimeout()
     socket.setdefaulttimeout(SECONDS_TO_WAIT_FOR_NETWORK)
     try:
         yield
     except (OSError, RuntimeError, EOFError, ValueError, HTTPException, AttributeError) as error:
-        if missing:  # torchvision has made folders, before it found nothing
-            _remove_empty_folders(folder, missing)
+        for path in (*_folders_of_torchvision(folder), *missing):  # made before nothing was found
+            if path not in before:
+                with suppress(OSError):
+                    path.rmdir()
         reason = " ".join(str(error).split()) or type(error).__name__
         raise RequestError(
             f"dataset.root={folder}: the data set is not in {folder.absolute()} and could not be "
@@ -143,9 +145,6 @@ def _one_line_on_failure(folder: Path) -> Any:
         socket.setdefaulttimeout(waited)
 
 
-def _remove_empty_folders(folder: Path, missing: list[Path]) -> None:
-    """Those below the folder, and those of the missing ones that were made."""
-    below = [Path(parent) for parent, _, _ in os.walk(folder, topdown=False)]
-    for path in dict.fromkeys([*below, *missing]):
-        with suppress(OSError):
-            path.rmdir()
+def _folders_of_torchvision(folder: Path) -> list[Path]:
+    """Those two levels below a folder, such as MNIST/raw, and those one level below."""
+    return [path for pattern in ("*/*", "*") for path in folder.glob(pattern) if path.is_dir()]

@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import math
 import operator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
+from torch import nn
 
 from tcl_train.data.loader import Batch, Loader
 from tcl_train.data.views import ViewPlan
@@ -31,6 +33,12 @@ log = logging.getLogger(__name__)
 
 NO_PROFILE = Profile()
 ON_COLLAPSE = ("warn", "stop")
+Watching = Callable[[nn.Module, int], dict[str, float]]
+
+
+def unwatched(encoder: nn.Module, epochs_done: int) -> dict[str, float]:  # noqa: ARG001
+    """No monitor."""
+    return {}
 
 
 @dataclass
@@ -53,6 +61,7 @@ class Trainer:
     log_every: int
     on_collapse: str = "warn"
     nonfinite: NonFinite = field(default_factory=NonFinite)
+    monitor: Watching = unwatched  # of the encoder, after each epoch: scalars to log
     about: dict[str, Any] = field(default_factory=dict)  # stored with each checkpoint
     step: int = 0
     meter: Meter = field(default_factory=Meter)
@@ -105,6 +114,9 @@ class Trainer:
                 ended = self.step % per_epoch == 0
                 if ended:
                     self.say_epoch(epoch + 1, scalars)
+                    watched = self.monitor(self.method.encoder, epoch + 1)
+                    if watched:
+                        sink.write(self.step, epoch, watched)
                 due = ended and (checkpoints.due(epoch + 1) or self.step == self.total_steps)
                 stopped = signals.agreed()
                 if due or stopped or checkpoints.overdue():

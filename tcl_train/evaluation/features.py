@@ -75,9 +75,18 @@ def apply_frozen(
 
 
 def extract(encoder: nn.Module, split: Split, normalize: Normalize, runtime: Runtime) -> Features:
-    """Features and labels of a labelled split."""
+    """Features and labels of a labelled split.
+
+    Raises:
+        TrainingError: a feature is not finite, which no probe could work with.
+    """
     assert split.labels_N is not None
     x_ND = apply_frozen(encoder, split, normalize, runtime)
+    if not x_ND.isfinite().all():
+        raise TrainingError(
+            "the features of the encoder are not finite: training has diverged; train again with "
+            "a lower lr, or evaluate with precision=fp32"
+        )
     return Features(x_ND, split.labels_N.to(runtime.device))
 
 

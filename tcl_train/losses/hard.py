@@ -53,6 +53,8 @@ class HardContrastive(PairLoss):
     """:func:`hard_contrastive_loss` with checked hyper-parameters: 1e-6 <= tau <= 1e6,
     0 < alpha < 1."""
 
+    when_collapsed = "lower lr to a tenth"
+
     def __init__(self, tau: float = 0.5, alpha: float = 0.3) -> None:
         super().__init__()
         self.tau = check_temperature(tau)

@@ -60,6 +60,7 @@ class NPairs(PairLoss):
     """:func:`npairs_loss`; it has no hyper-parameters."""
 
     unit_rows = False
+    when_collapsed = "lower lr to a tenth"
 
     def rows(self, z_ND: Tensor) -> Tensor:
         return _shortened(z_ND)

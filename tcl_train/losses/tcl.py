@@ -66,7 +66,10 @@ class TCL(PairLoss):
     similarities are high, and the embeddings stay collapsed.
     """
 
-    when_collapsed = "let k1 grow (k1_warmup_epochs=1 or more) or lower k1"
+    when_collapsed = (
+        "let k1 grow (k1_warmup_epochs=1 or more) or lower k1, where there are few classes; or "
+        "lower lr to a tenth"
+    )
 
     def __init__(
         self, tau: float = 0.1, k1: float = 5000.0, k2: float = 1.0, k1_warmup: float = 0.0

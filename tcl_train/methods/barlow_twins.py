@@ -5,6 +5,7 @@ B: images; V: views; D: embedding dimensions.
 
 from __future__ import annotations
 
+from itertools import combinations
 from typing import Any
 
 import torch
@@ -46,8 +47,6 @@ class BarlowTwins(SelfSupervised):
         scale: factor of the whole loss, which is large: it sums over dimensions.
     """
 
-    when_collapsed = "lower lr, or raise batch_size: the loss compares dimensions over the batch"
-
     def __init__(self, *, lam: float = 0.005, scale: float = 0.1, **parts: Any) -> None:
         super().__init__(**parts)
         self.lam = checks.number("lam", lam, at_least=0)
@@ -60,7 +59,9 @@ class BarlowTwins(SelfSupervised):
         z_ND, b = embeddings["z_ND"], len(labels_B)
         with record_function("loss"):
             z_VBD = by_view(at_least_float32(z_ND), b)
-            pairs = torch.combinations(torch.arange(len(z_VBD))).tolist()
-            losses = [barlow_twins_loss(z_VBD[v], z_VBD[w], lam=self.lam) for v, w in pairs]
+            pairs = combinations(z_VBD, 2)
+            losses = [
+                barlow_twins_loss(one_BD, other_BD, lam=self.lam) for one_BD, other_BD in pairs
+            ]
             loss = self.scale * torch.stack(losses).mean()
         return self.output(loss, z_ND, b)

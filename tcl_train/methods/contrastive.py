@@ -25,9 +25,9 @@ class Contrastive(Method):
     ) -> None:
         super().__init__()
         if not isinstance(loss, PairLoss):
-            raise ValueError(
-                f"a contrastive method takes a loss over pairs of rows, not {loss}; give another "
-                "loss=, or the method that goes with this one"
+            raise TypeError(
+                f"loss must be one over pairs of rows, got {type(loss).__name__}; choose another "
+                "loss, or the method that goes with it"
             )
         self.encoder, self.projector, self.loss = encoder, projector, loss
         self.when_collapsed = loss.when_collapsed or self.when_collapsed

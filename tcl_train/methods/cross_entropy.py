@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import record_function
 
+from tcl_train.losses import CrossEntropy
 from tcl_train.methods.method import Embeddings, Method, StepOutput, Views, labels_of_views
 from tcl_train.models.encoder import Encoder
 
@@ -26,6 +27,8 @@ class CrossEntropyClassifier(Method):
         num_classes: int,
     ) -> None:
         super().__init__()
+        if not isinstance(loss, CrossEntropy):
+            raise TypeError(f"loss must be cross-entropy, got {type(loss).__name__}; give loss=ce")
         self.encoder, self.loss = encoder, loss
         self.classifier = nn.Linear(encoder.feature_dim, num_classes)
 

@@ -26,6 +26,7 @@ def embedding_statistics(rows_ND: Tensor, labels_N: Tensor) -> dict[str, Tensor]
 
     positive_similarity, negative_similarity: mean cosine over the pairs with the same label (a
     row and itself left out) and with different labels; NaN where there is no such pair.
+    alignment: mean squared distance of the pairs with the same label (Wang and Isola 2020).
     embedding_spread: root mean square distance to the mean row; 0 when all rows are equal, 1
     when they are spread evenly over the sphere.
     anchors_without_positives: rows with a label of their own; contrastive losses leave them out.
@@ -42,10 +43,12 @@ def embedding_statistics(rows_ND: Tensor, labels_N: Tensor) -> dict[str, Tensor]
     total = sum_KD.sum(0).square().sum()
     positives = size_K.square().sum() - n
     negatives = n * n - size_K.square().sum()
+    # Where there is no pair, what is left of the sums is rounding: 0 / 0 is meant.
+    positive_similarity = (within - itself) * (positives > 0) / positives
     return {
-        # Where there is no pair, what is left of the sums is rounding: 0 / 0 is meant.
-        "positive_similarity": (within - itself) * (positives > 0) / positives,
+        "positive_similarity": positive_similarity,
         "negative_similarity": (total - within) * (negatives > 0) / negatives,
+        "alignment": 2 - 2 * positive_similarity,
         "anchors_without_positives": (size_K == 1).sum(),
         "embedding_spread": (itself / n - total / n**2).clamp(min=0).sqrt(),
     }

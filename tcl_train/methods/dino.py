@@ -40,7 +40,6 @@ class DINO(SelfSupervised):
         momentum, momentum_end: of the teacher, at the beginning and at the end of the run.
     """
 
-    when_collapsed = "lower method.teacher_tau, keep method.centre_momentum at 0.9, or lower lr"
     centre_K: Tensor
 
     def __init__(

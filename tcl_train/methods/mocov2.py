@@ -42,9 +42,11 @@ class MoCoV2(SelfSupervised):
     """:func:`queue_contrast` between the views of an image, in both orders; keys come from a
     teacher and join the queue afterwards.
 
-    Source: Chen et al. 2020, "Improved baselines with momentum contrastive learning". Rows are not
-    shuffled between GPUs; batch norms take the statistics of the global batch, so that those of a
-    query hold little of its key.
+    Source: Chen et al. 2020, "Improved baselines with momentum contrastive learning". The authors
+    shuffle rows between GPUs, so that a query does not find its key by the batch statistics that a
+    GPU's rows share. Here statistics are those of the keys of all processes, as with one GPU in
+    solo-learn, whose published CIFAR figures were so obtained; with own_statistics=False the
+    teacher uses running ones (see :class:`Teacher`).
 
     Args:
         tau: temperature.

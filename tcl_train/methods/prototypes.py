@@ -5,6 +5,8 @@ N, B: rows; K: prototypes; D: embedding dimensions.
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -38,4 +40,4 @@ def assignment_information(share_NK: Tensor) -> Tensor:
     even or of one prototype."""
     mean_K = share_NK.mean(0)
     own = torch.special.entr(share_NK).sum(1).mean()
-    return (torch.special.entr(mean_K).sum() - own) / torch.log(mean_K.new_tensor(len(mean_K)))
+    return (torch.special.entr(mean_K).sum() - own) / math.log(len(mean_K))

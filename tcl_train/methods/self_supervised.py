@@ -26,7 +26,6 @@ class SelfSupervised(Method):
     """
 
     reads_labels = False
-    when_collapsed = "lower lr or warm up (scheduler.warmup_epochs=10), and keep the method's sizes"
 
     def __init__(
         self,

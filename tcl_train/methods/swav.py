@@ -51,8 +51,6 @@ class SwAV(SelfSupervised):
             prototypes stay as they are.
     """
 
-    when_collapsed = "lower lr, or raise method.epsilon"
-
     def __init__(
         self,
         *,

@@ -49,8 +49,6 @@ class VICReg(SelfSupervised):
         invariance, variance, covariance: weights of the three terms.
     """
 
-    when_collapsed = "raise method.variance, or lower lr"
-
     def __init__(
         self,
         *,

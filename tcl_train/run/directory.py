@@ -117,7 +117,7 @@ class RunDir:
         """Writes the config of a run that is trained for more epochs. What belongs to the fewer
         epochs, config and result, stays under other names: `result-30-epochs.json`."""
         before = OmegaConf.load(self.config)
-        for path in (self.config, self.result):
+        for path in (self.result, self.config):
             kept = path.with_name(f"{path.stem}-{before.epochs}-epochs{path.suffix}")
             if path.exists() and not kept.exists():
                 copy_file(path, kept)
@@ -134,12 +134,13 @@ class RunDir:
         """
         try:
             config = OmegaConf.load(self.config)
+            OmegaConf.resolve(config)  # claim() stored what is resolved
         except FileNotFoundError:
             raise RequestError(
                 f"{self}: contains no run (no config.yaml); give a run directory"
             ) from None
         except Exception as error:
-            raise RequestError(f"{self.config}: not readable as YAML ({error})") from error
+            raise RequestError(f"{self.config}: not readable as a config ({error})") from error
         if not isinstance(config, DictConfig) or any(key not in config for key in NEEDED_KEYS):
             raise RequestError(f"{self.config}: is not the config of a run; give a run directory")
         if trust is not None:

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import time
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from tcl_train.errors import CommandError, Interrupted, RequestError, TrainingEr
 
 SECONDS_BETWEEN_LOOKS = 0.05
 SECONDS_TO_SAY_WHY = 3.0  # for a process that has ended, to have left a note
+TIME_TO_JOIN = timedelta(minutes=5)
 LARGE = 2**15  # numbers in a tensor that is worth a message of its own
 FAILURE = "failure"
 SPEAKER = "speaker"
@@ -44,8 +47,13 @@ class Processes:
 
     @property
     def is_first(self) -> bool:
-        """Only the first one writes, downloads and prints."""
+        """Only the first one writes and prints."""
         return self.rank == 0
+
+    @property
+    def machine(self) -> int:
+        """The rank of the first process on this machine: torchrun numbers them by machine."""
+        return self.rank - self.local_rank
 
     # -------------------------------------------------------------- tensors
 
@@ -116,6 +124,32 @@ class Processes:
         if self.is_first:
             self.store.set(key, "done")
 
+    @contextmanager
+    def first_of_machine_alone(self, name: str) -> Iterator[None]:
+        """For files that machines may share or not: the first process carries out the block, then
+        the first of each other machine, then all others."""
+        if self.count == 1:
+            yield
+            return
+        key = self._key(name)
+        of_machine = f"{key} of {self.machine}"
+        if self.machine > 0:
+            self._wait_for(f"{key} of 0")
+        if self.local_rank > 0:
+            self._wait_for(of_machine)
+        yield
+        if self.local_rank == 0:
+            self.store.set(of_machine, "done")
+
+    def wait_for_all(self, name: str) -> None:
+        """Returns when all processes have come here."""
+        if self.count == 1:
+            return
+        key = self._key(name)
+        if self.store.add(key, 1) == self.count:
+            self.store.set(f"{key} all", "here")
+        self._wait_for(f"{key} all")
+
     def _key(self, name: str) -> str:
         """A new one each time; all processes ask in the same order."""
         self._asked[name] = self._asked.get(name, 0) + 1
@@ -123,9 +157,9 @@ class Processes:
 
     def _wait_for(self, key: str) -> str:
         while not self.store.check([key]):
-            failure = self._failure()
-            if failure is not None:
-                raise failure
+            note = self._noted()
+            if note is not None:
+                raise _error_of(note, self)
             time.sleep(SECONDS_BETWEEN_LOOKS)
         return self.store.get(key).decode()
 
@@ -133,8 +167,8 @@ class Processes:
 
     @contextmanager
     def failing_together(self) -> Iterator[None]:
-        """Whatever ends the block in one process ends it in all of them, in the same way. One of
-        them has to say so: the error of the others is `silent`."""
+        """Whatever ends the block in one process ends it in all of them, in the same way. One on
+        each machine has to say so: the error of the others is `silent`."""
         try:
             yield
         except (Exception, KeyboardInterrupt) as error:
@@ -144,15 +178,16 @@ class Processes:
 
     def _agree(self, error: BaseException) -> CommandError:
         was_left = not isinstance(error, CommandError | KeyboardInterrupt)
-        agreed = self._failure(wait=SECONDS_TO_SAY_WHY if was_left and _is_of_peers(error) else 0)
-        if agreed is None:
+        note = self._noted(wait=SECONDS_TO_SAY_WHY if was_left and _is_of_peers(error) else 0)
+        if note is None:
             note = _note(error, self)
             with suppress(Exception):  # the store went with its process
                 note = json.loads(self.store.compare_set(FAILURE, "", json.dumps(note)))
-            agreed = _error_of(note, self)
+        agreed = _error_of(note, self, in_place_of=error)
         speaker = str(self.rank)
         with suppress(Exception):
-            speaker = self.store.compare_set(SPEAKER, "", str(self.rank)).decode()
+            key = f"{SPEAKER} of {self.machine}"
+            speaker = self.store.compare_set(key, "", str(self.rank)).decode()
         with suppress(Exception):
             self._let_others_know()
         agreed.agreed = True
@@ -169,13 +204,13 @@ class Processes:
         while self.is_first and self.store.add(KNOWN, 0) < self.count and time.monotonic() < end:
             time.sleep(SECONDS_BETWEEN_LOOKS)
 
-    def _failure(self, wait: float = 0) -> CommandError | None:
-        """The error that a process has noted."""
+    def _noted(self, wait: float = 0) -> dict[str, Any] | None:
+        """What a process has noted of its failure."""
         end = time.monotonic() + wait
         while True:
             with suppress(Exception):
                 if self.store.check([FAILURE]):
-                    return _error_of(json.loads(self.store.get(FAILURE)), self)
+                    return json.loads(self.store.get(FAILURE))
             if time.monotonic() >= end:
                 return None
             time.sleep(SECONDS_BETWEEN_LOOKS)
@@ -203,6 +238,7 @@ def _is_of_peers(error: BaseException) -> bool:
 def _note(error: BaseException, processes: Processes) -> dict[str, Any]:
     trace = "".join(traceback.format_exception(error))
     note = {"rank": processes.rank, "traceback": trace, "signum": 0, "resumable": None}
+    note |= {"machine": processes.machine, "host": socket.gethostname()}
     if isinstance(error, CommandError):
         resumable = None if error.resumable is None else str(error.resumable)
         kind = type(error).__name__
@@ -217,8 +253,13 @@ def _note(error: BaseException, processes: Processes) -> dict[str, Any]:
     return {**note, "kind": "TrainingError", "said": said}
 
 
-def _error_of(note: Mapping[str, Any], processes: Processes) -> CommandError:
+def _error_of(
+    note: Mapping[str, Any], processes: Processes, *, in_place_of: BaseException | None = None
+) -> CommandError:
     said = note["said"]
+    elsewhere = note["machine"] != processes.machine and said != str(in_place_of)
+    if note["kind"] == "RequestError" and elsewhere:
+        said = f"{said} (on {note['host']})"
     if note["rank"] not in (0, processes.rank) and note["kind"] == "TrainingError":
         said = f"process {note['rank']} of {processes.count}: {said}"
     resumable = None if note["resumable"] is None else Path(note["resumable"])
@@ -244,6 +285,7 @@ def of_torchrun() -> Iterator[Processes]:
 
     Raises:
         RequestError: the environment does not say which process this is.
+        TrainingError: the others have not come, or their store is not there.
     """
     missing = [name for name in PLACE if name not in os.environ]
     if missing:
@@ -254,7 +296,14 @@ def of_torchrun() -> Iterator[Processes]:
         )
     from torch.distributed.rendezvous import rendezvous
 
-    store, rank, count = next(iter(rendezvous("env://")))
+    try:
+        store, rank, count = next(iter(rendezvous("env://", timeout=TIME_TO_JOIN)))
+    except (dist.DistError, ValueError) as error:  # the second for what is no number
+        raise TrainingError(
+            f"the {os.environ['WORLD_SIZE']} processes of the run have not found each other at "
+            f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']} within "
+            f"{TIME_TO_JOIN.total_seconds():.0f} s; has one of them ended?"
+        ) from error
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=count)
     processes = Processes(

@@ -332,3 +332,8 @@ def test_composing_leaves_the_working_directory_empty(
 ) -> None:
     compose_tiny("hydra.run.dir=run")
     assert not list(here.iterdir())
+
+
+def test_a_value_in_place_of_hydras_settings_is_refused() -> None:
+    with pytest.raises(RequestError, match=r"hydra\.run holds .*; set hydra\.run\.dir=DIR"):
+        compose_run(["hydra.run=${seed}"])

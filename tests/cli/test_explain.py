@@ -31,6 +31,12 @@ from tcl_train.errors import RequestError
         (["loss=ce,tcl"], ["loss=ce,tcl", "several values", "-m"]),
         (["seed=range(1,3)"], ["seed=range(1,3)", "-m"]),
         (["epochs"], ["epochs: cannot be read", "key=value"]),
+        (["loss=npairs", "loss.tau=1"], ["loss.tau: no such key", "loss has none"]),
+        (["names.second_view=0.0"], ["names.second_view=0.0", "records what a run was started"]),
+        (["overrides=-1"], ["overrides=-1", "records what a run was started"]),
+        (["++searchpath=[a]"], ["searchpath=[a]", "records what a run was started"]),
+        (["augment=[null,null]"], ["augment=[null,null]: no such augment", "simaug"]),
+        (["hydra/launcher=null"], ["hydra/launcher=null: "]),
     ],
     ids=lambda value: " ".join(value) if "=" in value[0] or len(value) == 1 else "",
 )

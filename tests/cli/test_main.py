@@ -6,6 +6,7 @@ few runs are real processes, to see that the installed commands are those functi
 
 from __future__ import annotations
 
+import errno
 import shutil
 import signal
 import subprocess
@@ -264,6 +265,31 @@ def test_an_error_that_nobody_foresaw_is_one_line_too(
     monkeypatch.setattr(cli, "_train", fail)
     line = refused(status=1)
     assert line == "ZeroDivisionError: by zero (HYDRA_FULL_ERROR=1 shows the traceback)"
+
+
+def test_a_file_that_cannot_be_looked_at_is_named(refused: Callable[..., str]) -> None:
+    name = "x" * 5000
+    assert refused(f"resume={name}") == f"{name}/config.yaml: File name too long"
+
+
+def test_a_disk_that_fails_is_no_wrong_request(
+    refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(words: list[str], processes: None) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device", "sweep\n.csv")
+
+    monkeypatch.setattr(cli, "_train", fail)
+    assert refused(status=1) == r"sweep\n.csv: No space left on device"
+
+
+def test_what_hydra_logs_is_not_printed_beside_the_line(here: Path) -> None:
+    """Without a handler, Python prints warnings and errors; pytest's own handler hides that."""
+    code = (
+        "import logging; from tcl_train.cli.main import main; main(['epochs=0']); "
+        "logging.getLogger('hydra.utils').error('printed')"
+    )
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "printed" not in process.stderr
 
 
 def test_the_full_error_is_shown_when_asked_for(

@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import torch
 
 from tcl_train.cli import sweep
 from tcl_train.cli.compose import compose_run
 from tcl_train.cli.overrides import parse_overrides
+from tcl_train.run import checkpoint
 from tcl_train.run.directory import RunDir
 from tcl_train.runtime.signals import STOPPING
 
@@ -212,6 +214,7 @@ def test_choices_may_be_given_by_a_pattern(
         ("hydra.run.dir=a,b", "a sweep cannot vary Hydra's own settings"),
         ("hydra/sweeper=basic", "expands sweeps itself"),
         ("hydra.sweep.subdir=x", "names the directories of its jobs"),
+        ("hydra.sweeper.n_trials=0", "Could not override"),
     ],
 )
 def test_what_a_sweep_cannot_do_is_refused_in_one_line(
@@ -271,6 +274,16 @@ def test_a_sweep_in_another_order_and_with_more_values_trains_only_what_is_new(
     assert len({job.directory for job in jobs}) == 6
     assert column("status") == ["finished"] * 6
     assert [path.name.split("_")[0] for path in sorted(Path("sweep").glob("*_*"))] == list("012345")
+
+
+def test_a_value_is_the_same_however_it_is_written(
+    children: Children, tcl_train: Callable[..., Any]
+) -> None:
+    """A sweep writes the numbers that it goes over in a way of its own."""
+    assert tcl_train("seed=1,2", "lr=1e-2", "augment.crop.scale=[0.2, 1]").status == 0
+    assert tcl_train("seed=1,2", "lr=1e-2,5e-3", "augment.crop.scale=[0.2,1]").status == 0
+    assert len(children.commands) == 4
+    assert column("status") == ["finished"] * 4
 
 
 def test_a_job_that_is_killed_has_the_status_that_a_shell_gives_it(children: Children) -> None:
@@ -363,6 +376,120 @@ def test_a_job_that_cannot_run_is_seen_and_the_next_one_finishes(
 ) -> None:
     assert tcl_train(*tiny_words(), "tau=0,0.1").status == 2
     assert column("status") == ["bad request", "finished"]
+
+
+def printed_by(*words: str) -> tuple[int, list[str]]:
+    """`tcl-train WORDS` in a new process: its exit status, and the lines of both its streams in the
+    order in which they were written."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tcl_train", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=240,
+    )
+    assert "Traceback" not in done.stdout, done.stdout
+    return done.returncode, done.stdout.splitlines()
+
+
+def same_weights(one: RunDir, other: RunDir) -> bool:
+    """Bit for bit."""
+    a, b = (checkpoint.load(run.last_checkpoint)["method"] for run in (one, other))
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def numbers(run_dir: RunDir) -> dict[str, Any]:
+    """Those of the result that do not depend on the clock."""
+    names = ("top1", "top5", "knn_top1", "image_views_seen", "probe")
+    return {name: run_dir.read_result()[name] for name in names}
+
+
+@pytest.mark.slow
+def test_one_of_six_jobs_fails_while_it_trains(
+    here: Path, tiny_words: Callable[..., list[str]], contents: Any
+) -> None:
+    rates = ["0.05", "0.1", "0.2", "1e+30", "0.3", "0.4"]
+    fixed = tiny_words("scheduler=constant", "epochs=2")
+    words = ["-m", *fixed, f"lr={','.join(rates)}", "hydra.sweep.dir=sweep"]
+    status, lines = printed_by(*words)
+    assert status == 1
+
+    # Said at once: after the failing job's line, before the next one starts.
+    titles = [line for line in lines if line.startswith("--- ") and "the other jobs" not in line]
+    assert [line.split("lr=")[1].split()[0] for line in titles] == rates
+    (said,) = (line for line in lines if line.startswith("tcl-train: "))
+    assert "try a lower lr" in said
+    (noted,) = (line for line in lines if line.endswith("failed; the other jobs still run"))
+    places = [lines.index(line) for line in (titles[3], said, noted, titles[4])]
+    assert places == sorted(places)
+
+    assert column("lr") == rates
+    assert column("status") == [*["finished"] * 3, "failed", *["finished"] * 2]
+    assert [bool(top1) for top1 in column("top1")] == [rate != "1e+30" for rate in rates]
+    jobs = [RunDir(place) for place in column("dir")]
+    assert [job.finished for job in jobs] == [rate != "1e+30" for rate in rates]
+    assert "Traceback" in jobs[3].log.read_text()
+
+    # A job shares nothing with those before it.
+    alone = RunDir("alone")
+    assert printed_by(*fixed, "lr=0.2", f"hydra.run.dir={alone}")[0] == 0
+    assert same_weights(jobs[2], alone)
+    assert numbers(jobs[2]) == numbers(alone)
+
+    before = [contents(job.path) for job in jobs]
+    status, lines = printed_by(*words)
+    assert status == 1
+    assert len([line for line in lines if line.endswith("already finished, skipped")]) == 5
+    assert len([line for line in lines if line.startswith("tcl-train: ")]) == 1
+    after = [contents(job.path) for job in jobs]
+    assert [a == b for a, b in zip(after, before, strict=True)] == [r != "1e+30" for r in rates]
+    assert column("status") == [*["finished"] * 3, "failed", *["finished"] * 2]
+
+
+@pytest.mark.slow
+def test_a_failed_job_finishes_with_the_sweep_when_its_cause_is_gone(
+    here: Path,
+    tiny_words: Callable[..., list[str]],
+    write_images: Callable[..., Path],
+    contents: Any,
+) -> None:
+    """The images of the second job vanish while it trains, and are put back."""
+    counts = {"train/red": 20, "train/blue": 20, "test/red": 4, "test/blue": 4}
+    for name in ("a", "b", "c"):
+        write_images(here / name, counts)
+    fixed = tiny_words(
+        *("dataset=image_folder", "data.memory_limit_gb=0", "data.workers=1"),
+        *("batch_size=8", "epochs=12"),
+    )
+    words = ["-m", *fixed, "dataset.root=a,b,c", "hydra.sweep.dir=sweep"]
+    title = ""
+    with subprocess.Popen(
+        [sys.executable, "-m", "tcl_train", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            title = line if line.startswith("--- ") else title
+            if "dataset.root=b" in title and line.startswith("epoch 2/"):
+                (here / "b" / "train").rename(here / "away")
+    assert process.returncode == 1
+    assert column("status") == ["finished", "failed", "finished"]
+
+    (here / "away").rename(here / "b" / "train")
+    jobs = [RunDir(place) for place in column("dir")]
+    before = [contents(job.path) for job in jobs]
+    status, lines = printed_by(*words)
+    assert status == 0
+    assert column("status") == ["finished"] * 3
+    assert len([line for line in lines if "resuming at step" in line]) == 1
+    after = [contents(job.path) for job in jobs]
+    assert [a == b for a, b in zip(after, before, strict=True)] == [True, False, True]
+    alone = RunDir("alone")
+    assert printed_by(*fixed, "dataset.root=b", f"hydra.run.dir={alone}")[0] == 0
+    assert same_weights(jobs[1], alone)
+    assert numbers(jobs[1]) == numbers(alone)
 
 
 @pytest.mark.slow

@@ -381,6 +381,14 @@ def test_a_finished_run_says_how_it_may_be_extended(
     assert "resume=DIR epochs=N" in refused("resume_extend=true")
 
 
+def test_a_run_of_which_the_result_cannot_be_kept_is_not_extended(
+    interrupted: Callable[..., RunDir], refused: Callable[..., str]
+) -> None:
+    interrupted(7).result.mkdir()
+    line = refused("resume=run", "resume_extend=true", "epochs=3")
+    assert line == "run/result-2-epochs.json: Is a directory"
+
+
 # ------------------------------------------------------------------ what cannot go on
 
 

@@ -27,13 +27,15 @@ SECONDS = 120
 Start = Callable[..., list["subprocess.Popen[str]"]]
 
 
-def environment(rank: int, port: int) -> dict[str, str]:
+def environment(rank: int, port: int, machines: int = 1) -> dict[str, str]:
+    """With a machine for each process, or one for both."""
+    on_each = COUNT // machines
     return {
         **os.environ,
         "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
+        "LOCAL_RANK": str(rank % on_each),
         "WORLD_SIZE": str(COUNT),
-        "LOCAL_WORLD_SIZE": str(COUNT),
+        "LOCAL_WORLD_SIZE": str(on_each),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
         "PYTHONUNBUFFERED": "1",
@@ -63,6 +65,30 @@ def start_two(tmp_path: Path, tiny_words: Callable[..., list[str]]) -> Start:
                 env=environment(rank, port),
             )
             for rank in range(COUNT)
+        ]
+
+    return start
+
+
+@pytest.fixture
+def start_on_two_machines(tmp_path: Path, tiny_words: Callable[..., list[str]]) -> Start:
+    """The same with a process on each of two machines, which see folders and caches of their own:
+    the folders `0` and `1`."""
+
+    def start(*words: str) -> list[subprocess.Popen[str]]:
+        port = free_port()
+        for machine in range(COUNT):
+            (tmp_path / str(machine)).mkdir(exist_ok=True)
+        return [
+            subprocess.Popen(
+                [sys.executable, "-m", "tcl_train", *tiny_words(*words)],
+                cwd=tmp_path / str(machine),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                env=environment(machine, port, COUNT),
+            )
+            for machine in range(COUNT)
         ]
 
     return start
@@ -209,6 +235,61 @@ def test_a_failure_of_the_second_is_said_with_its_traceback_in_the_log(
     assert len(lines) == 1
     assert re.search(r"train/red/\d+\.png", lines[0])
     assert "Traceback" in run_dir.log.read_text()
+
+
+IMAGES = {"train/red": 20, "train/blue": 20, "test/red": 4, "test/blue": 4}
+FOLDER_WORDS = ("dataset=image_folder", "dataset.root=images", "data.cache_dir=cache")
+
+
+def test_machines_that_share_no_disk_train_one_run(
+    start_on_two_machines: Start, tmp_path: Path, write_images: Callable[..., Path]
+) -> None:
+    """Each fills its cache; the run directory is the first one's."""
+    for machine in "01":
+        write_images(tmp_path / machine / "images", IMAGES)
+    statuses, lines = outcome(start_on_two_machines(*FOLDER_WORDS, "batch_size=8"))
+    assert (statuses, lines) == ([0, 0], [])
+    assert [len(list((tmp_path / m / "cache").glob("*.npy"))) for m in "01"] == [2, 2]
+    assert [len(list((tmp_path / m).rglob("config.yaml"))) for m in "01"] == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("there", "said"),
+    [
+        ({}, "dataset.root=images: "),
+        ({**IMAGES, "train/red": 19}, "40 training images in the first process, 39 here"),
+        ({**IMAGES, "train/green": 4}, "new classes: green"),
+    ],
+    ids=["none", "fewer", "another class"],
+)
+def test_a_machine_without_the_data_is_named_before_anything_is_written(
+    start_on_two_machines: Start,
+    tmp_path: Path,
+    write_images: Callable[..., Path],
+    there: dict[str, int],
+    said: str,
+) -> None:
+    write_images(tmp_path / "0" / "images", IMAGES)
+    write_images(tmp_path / "1" / "images", there)
+    statuses, lines = outcome(start_on_two_machines(*FOLDER_WORDS, "batch_size=8"))
+    assert statuses == [2, 2]
+    assert len(lines) == 2  # one on each machine
+    assert all(said in line for line in lines)
+    assert [f"(on {socket.gethostname()})" in line for line in lines] == [True, False]
+    assert list(tmp_path.rglob("config.yaml")) == []
+
+
+def test_a_signal_to_one_of_two_machines_is_said_on_both(
+    start_on_two_machines: Start, tmp_path: Path
+) -> None:
+    run_dir = RunDir(tmp_path / "run")
+    processes = start_on_two_machines(f"hydra.run.dir={run_dir}", "epochs=200")
+    wait_for_steps(run_dir, 3)
+    processes[1].send_signal(signal.SIGTERM)
+    statuses, lines = outcome(processes)
+    assert statuses == [143, 143]
+    assert len(lines) == 2
+    assert all("interrupted by SIGTERM; resume with: " in line for line in lines)
 
 
 def test_a_count_without_a_place_is_refused(

@@ -610,3 +610,10 @@ def test_what_c_libraries_print_of_a_damaged_file_is_not_seen(
     assert capfd.readouterr().err == ""
     os.write(2, b"seen again")
     assert capfd.readouterr().err == "seen again"
+
+
+def test_an_image_of_one_pixel_may_be_written_to(tmp_path: Path) -> None:
+    """torch warns of arrays that may not be; those of Pillow are such, and one pixel needs no other
+    order of axes, that is no copy."""
+    Image.new("RGB", (1, 1)).save(tmp_path / "one.png")
+    assert decode(tmp_path / "one.png", 1).flags.writeable

@@ -5,7 +5,7 @@ B, N: images; C: channels; H, W: rows and columns.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,8 +13,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from omegaconf import DictConfig
 
-from tcl_train.data.dataset import Split
+from tcl_train.build import build_run
+from tcl_train.data.dataset import NO_LABEL, Split
 from tcl_train.data.images import ArrayImages
 from tcl_train.data.loader import Batch, Loader, prefetch
 from tcl_train.errors import RequestError
@@ -229,3 +231,43 @@ def test_on_cuda_each_batch_is_made_on_a_side_stream_and_waited_for(
 def test_elsewhere_batches_come_as_they_are() -> None:
     given = [Batch([torch.zeros(1)], torch.zeros(1)) for _ in range(3)]
     assert list(prefetch(iter(given), CPU)) == given
+
+
+def test_images_without_a_label_are_groups_of_their_own() -> None:
+    labels_N = torch.tensor([0, 1, NO_LABEL, 1, NO_LABEL, 0, 2, NO_LABEL])
+    images_NCHW = torch.zeros(8, 1, 1, 1, dtype=torch.uint8)
+    batches = loader(Split(ArrayImages(images_NCHW), labels_N), supervised=True).labels_N
+    assert batches.tolist() == [0, 1, 5, 1, 7, 0, 2, 10]
+    assert len(set(batches[labels_N == NO_LABEL].tolist())) == 3
+
+
+def test_a_share_of_the_labels_is_evenly_from_each_class(
+    compose_tiny: Callable[..., DictConfig],
+) -> None:
+    run = build_run(compose_tiny("labelled=0.1", "loss=supcon"))
+    labels_N = run.data.pretrain.labels_N
+    assert labels_N is not None
+    counts_K = labels_N[labels_N != NO_LABEL].bincount()
+    assert counts_K.sum() == round(0.1 * len(labels_N))
+    assert counts_K.min() >= 13
+    assert run.data.train is not None
+    assert (run.data.train.labels_N != NO_LABEL).all()  # type: ignore[union-attr]
+    again = build_run(compose_tiny("labelled=0.1", "loss=supcon")).data.pretrain.labels_N
+    assert torch.equal(labels_N, again)  # type: ignore[arg-type]
+    step = run.trainer.train_step(next(run.trainer.loader.epoch(0)))
+    assert step.loss.isfinite()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("supervised=false", "loss=supcon"), "labelled=0.5: with supervised=false no label"),
+        (("loss=ce", "method=cross_entropy"), "labelled=0.5: method=cross_entropy needs a label"),
+        (("data.sampler=classes",), "data.sampler=classes needs a label for each image"),
+    ],
+)
+def test_few_labels_where_all_are_needed_are_refused(
+    words: tuple[str, ...], said: str, compose_tiny: Callable[..., DictConfig]
+) -> None:
+    with pytest.raises(RequestError, match=said):
+        build_run(compose_tiny("labelled=0.5", *words))

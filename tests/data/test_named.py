@@ -400,10 +400,11 @@ def test_without_files_and_network_no_empty_folders_are_left(
     with pytest.raises(RequestError):
         read(name, read_options())
     assert list(tmp_path.iterdir()) == []
-    root_of(name).mkdir(parents=True)  # what was there before stays
+    kept = root_of(name) / "kept"
+    kept.mkdir(parents=True)  # what was there before stays
     with pytest.raises(RequestError):
         read(name, read_options())
-    assert root_of(name).is_dir()
+    assert list(root_of(name).iterdir()) == [kept]
 
 
 def test_a_relative_root_is_named_in_full_too(

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from omegaconf import DictConfig
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 
 from tcl_train import build as configs
@@ -31,6 +31,18 @@ class OneEpoch:
     places = torch.arange(BATCH)
 
 
+def _make_fake(module: nn.Module, device: str) -> None:
+    """The same module with fake tensors on the device, inside a FakeTensorMode."""
+    for part in module.modules():
+        for name, p in part._parameters.items():
+            if p is not None:
+                fake = torch.empty(p.shape, dtype=p.dtype, device=device)
+                part._parameters[name] = nn.Parameter(fake, requires_grad=p.requires_grad)
+        for name, value in part._buffers.items():
+            if value is not None:
+                part._buffers[name] = torch.empty(value.shape, dtype=value.dtype, device=device)
+
+
 @contextmanager
 def _fake_trainer(config: DictConfig, device: str) -> Iterator[tuple[Trainer, Batch]]:
     """A trainer and a batch of fake tensors on the device, with real draws of the augmentation."""
@@ -42,10 +54,12 @@ def _fake_trainer(config: DictConfig, device: str) -> Iterator[tuple[Trainer, Ba
     augment.draw = lambda *_, **__: drawn  # type: ignore[method-assign]
     runtime = Runtime(device=device, precision=config.precision, compile=False)
     loss = configs.build_loss(config)
+    # Made of real tensors: a teacher copies its student, and fake ones cannot be copied.
+    encoder = configs.build_encoder(config, image_size=SIDE)
+    method = configs.build_method(config, encoder=encoder, loss=loss, num_classes=3)
     with FakeTensorMode(allow_non_fake_inputs=True):
+        _make_fake(method, device)
         with torch.device(device):
-            encoder = configs.build_encoder(config, image_size=SIDE)
-            method = configs.build_method(config, encoder=encoder, loss=loss, num_classes=3)
             images_BCHW = torch.empty(BATCH, 3, SIDE, SIDE, dtype=torch.uint8)
             labels_B = torch.empty(BATCH, dtype=torch.int64)
         trainer = Trainer(

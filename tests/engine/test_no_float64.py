@@ -24,7 +24,7 @@ def words() -> list[str]:
         f"{group}={path.stem}"
         for group in ("loss", "augment", "optimizer", "method")
         for path in sorted((CONFIGS / group).glob("*.yaml"))
-        if path.stem != "cross_entropy"
+        if path.stem not in ("cross_entropy", "of_method")
     ]
 
 

@@ -75,3 +75,11 @@ def test_scores_that_are_not_finite_have_no_accuracy(bad: float) -> None:
     score_NK[2, 1] = bad
     with pytest.raises(TrainingError, match="the probe has diverged"):
         accuracy(score_NK, torch.zeros(4, dtype=torch.int64))
+
+
+def test_features_that_are_not_finite_are_refused_before_a_probe_sees_them(
+    data, augment, runtime, encoder
+):
+    next(encoder.parameters()).data.fill_(float("inf"))
+    with pytest.raises(TrainingError, match="features of the encoder are not finite"):
+        extract(encoder, data.test, augment.normalize, runtime)

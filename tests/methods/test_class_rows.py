@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from tcl_train.losses import TCL, SupCon
+from tcl_train.losses import TCL, CrossEntropy, SupCon
 from tcl_train.methods.class_rows import ClassRows
 
 LABELS_B = torch.tensor([0, 1, 0, 2])
@@ -74,3 +74,10 @@ def test_without_a_projector_rows_are_as_long_as_features():
 def test_no_copies_are_refused():
     with pytest.raises(ValueError, match="copies"):
         method(copies=0)
+
+
+def test_a_loss_over_classes_is_refused():
+    with pytest.raises(
+        TypeError, match=r"pairs of rows, got CrossEntropy; .*the method that goes with it"
+    ):
+        method(loss=CrossEntropy())

@@ -36,10 +36,17 @@ def double_loop(rows_ND, labels_N):
             if i != j:
                 cosine = sum(x * y for x, y in zip(a, b, strict=True))
                 (positives if labels_N[i] == labels_N[j] else negatives).append(cosine)
+    distances = [
+        math.dist(a, b) ** 2
+        for i, a in enumerate(unit)
+        for j, b in enumerate(unit)
+        if i != j and labels_N[i] == labels_N[j]
+    ]
     centre = [mean(column) for column in zip(*unit, strict=True)]
     return {
         "positive_similarity": mean(positives),
         "negative_similarity": mean(negatives),
+        "alignment": mean(distances),
         "anchors_without_positives": sum((labels_N == y).sum().item() == 1 for y in labels_N),
         "embedding_spread": math.sqrt(mean([math.dist(row, centre) ** 2 for row in unit])),
     }

@@ -311,3 +311,14 @@ def test_a_run_is_trained_by_one_process_at_a_time(run_dir: RunDir, config: Dict
         pass
     with run_dir.held():
         pass
+
+
+@pytest.mark.parametrize("value", ["${nothing}", "${oc.env:NOT_SET}", "${a:b}"])
+def test_a_config_that_refers_to_nothing_is_refused_when_it_is_read(
+    finished: Any, run_dir: RunDir, value: str
+) -> None:
+    whole = finished.run_dir.config.read_text()
+    run_dir.path.mkdir()
+    run_dir.config.write_text(whole.replace("epochs: 2", f"epochs: {value}"))
+    with pytest.raises(RequestError, match=r"config\.yaml: not readable as a config"):
+        run_dir.read_config()
