@@ -5,6 +5,7 @@ B: images; V: views; D: embedding dimensions; S: rows of the queue.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -45,13 +46,15 @@ class MoCoV2(SelfSupervised):
     shuffle rows between GPUs, so that a query does not find its key by the batch statistics that a
     GPU's rows share. Here statistics are those of the keys of all processes, as with one GPU in
     solo-learn, whose published CIFAR figures were so obtained; with own_statistics=False the
-    teacher uses running ones (see :class:`Teacher`), which want some hundred steps to settle.
+    teacher uses running ones (see :class:`Teacher`).
 
     Args:
         tau: temperature.
         queue: rows that are kept.
         momentum, momentum_end: of the teacher, at the beginning and at the end of the run.
-        own_statistics: whether the teacher's batch norms use the statistics of the batch.
+        own_statistics: of the teacher's batch norms (see :class:`Teacher`). With running ones a key
+            does not depend on the rows beside it, but keys drift as the statistics do, and short
+            runs collapse, for new keys differ from old ones more than from each other.
     """
 
     def __init__(
@@ -67,9 +70,9 @@ class MoCoV2(SelfSupervised):
         super().__init__(**parts)
         self.tau = check_temperature(tau)
         self.momentum = check_momentum(momentum, momentum_end)
-        self.teacher = Teacher(
-            nn.Sequential(self.encoder, self.projector), own_statistics=own_statistics
-        )
+        checks.boolean("own_statistics", own_statistics)
+        student = nn.Sequential(self.encoder, self.projector)
+        self.teacher = Teacher(student, own_statistics=own_statistics)
         self.queue = Queue(checks.integer("queue", queue, at_least=1), self.projection_dim())
         self._keys: Tensor | None = None  # that join the queue after the update
 
@@ -90,6 +93,10 @@ class MoCoV2(SelfSupervised):
                 by_view(self._keys, b),
             )
         return self.output(loss, z_ND, b)
+
+    def chance_level(self, step: StepOutput) -> Tensor:
+        """ln(1 + S), of a query that is as similar to its key as to the queue."""
+        return step.loss.new_tensor(math.log(1 + len(self.queue.rows_SD)))
 
     def after_update(self, progress: float) -> None:
         student = nn.Sequential(self.encoder, self.projector)

@@ -74,6 +74,11 @@ class NNCLR(SelfSupervised):
         self._rows = unit_ND[:b]
         return self.output(loss, z_ND, b)
 
+    def chance_level(self, step: StepOutput) -> Tensor:
+        """ln B, of predictions that are all equal."""
+        images = step.labels_N.max() + 1
+        return images.to(step.loss.dtype).log()
+
     @torch.no_grad()
     def _nearest(self, unit_ND: Tensor) -> Tensor:
         rows_SD = self.queue.rows_SD.to(unit_ND.dtype)

@@ -14,6 +14,7 @@ from torch.profiler import record_function
 
 from tcl_train.losses import LossOfMethod
 from tcl_train.losses.pair_loss import normalize_rows
+from tcl_train.methods.diagnostics import effective_dimensions
 from tcl_train.methods.method import Method, StepOutput, Views
 from tcl_train.models.encoder import Encoder
 
@@ -51,6 +52,11 @@ class SelfSupervised(Method):
         """Of the projector's output."""
         linear = [part for part in self.projector.modules() if isinstance(part, nn.Linear)]
         return linear[-1].out_features if linear else self.encoder.feature_dim
+
+    def diagnostics(self, step: StepOutput) -> dict[str, Tensor]:
+        """Also in how many directions the projections vary."""
+        dimensions = effective_dimensions(step.rows_ND)
+        return {**super().diagnostics(step), "effective_dimensions": dimensions}
 
     def output(
         self, loss: Tensor, z_ND: Tensor, images: int, scalars: Mapping[str, Tensor] | None = None

@@ -9,7 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tcl_train.methods.diagnostics import embedding_statistics
+from tcl_train.methods.diagnostics import (
+    effective_dimensions,
+    embedding_statistics,
+    find_collapse,
+)
 
 few = settings(max_examples=60)
 
@@ -124,3 +128,54 @@ def test_no_gradient_flows():
     statistics = embedding_statistics(rows_ND, torch.tensor([0, 0, 1, 1]))
     assert not any(value.requires_grad for value in statistics.values())
     assert all(value.ndim == 0 for value in statistics.values())
+
+
+# ------------------------------------------------------------------ effective dimensions
+
+
+@pytest.mark.parametrize("shape", [(50, 6), (6, 50)], ids=str)
+def test_effective_dimensions_are_those_of_the_covariance(shape):
+    unit_ND = torch.nn.functional.normalize(rows(*shape, 0).double())
+    eigenvalues = torch.linalg.eigvalsh(torch.cov(unit_ND.T))
+    expected = eigenvalues.sum().square() / eigenvalues.square().sum()
+    torch.testing.assert_close(
+        effective_dimensions(rows(*shape, 0)).double(), expected, rtol=1e-4, atol=0
+    )
+
+
+def test_rows_on_a_line_have_one_dimension_and_equal_rows_none():
+    one_ND = rows(20, 1, 0) * rows(1, 8, 1)
+    assert effective_dimensions(one_ND).item() == pytest.approx(1, rel=1e-4)
+    assert effective_dimensions(torch.eye(8)).item() == pytest.approx(7, rel=1e-4)
+    assert effective_dimensions(torch.ones(20, 8)).isfinite()
+
+
+# ------------------------------------------------------------------ collapse
+
+HEALTHY = {
+    "loss": 3.0,
+    "embedding_spread": 0.8,
+    "assignment_information": 0.003,
+    "effective_dimensions": 1.49,
+    "anchors_without_positives": 0.0,
+}
+
+
+def test_what_a_run_has_recovered_from_is_no_collapse():
+    assert find_collapse(HEALTHY, "") is None
+
+
+@pytest.mark.parametrize(
+    ("scalars", "words", "is_certain"),
+    [
+        ({"embedding_spread": 0.02}, "collapsed", True),
+        ({"assignment_information": 0.0005}, "assigned to the prototypes alike", False),
+        ({"effective_dimensions": 1.1}, "along one direction", False),
+    ],
+    ids=["spread", "information", "dimensions"],
+)
+def test_each_kind_of_collapse_is_found_with_advice(scalars, words, is_certain):
+    found = find_collapse({**HEALTHY, **scalars}, "do this")
+    assert found.is_certain == is_certain
+    assert words in found.words
+    assert found.words.endswith("do this")

@@ -73,17 +73,28 @@ def test_keys_join_the_queue_after_the_update_and_get_no_gradient(tiny_method, v
     assert torch.equal(m.queue.rows_SD, pushed)
 
 
-def test_with_running_statistics_a_key_does_not_depend_on_the_rows_beside_it(tiny_method, views):
-    m = tiny_method(MoCoV2, norm=True, queue=4, own_statistics=False).train()
+@pytest.mark.parametrize("own", [True, False])
+def test_a_key_depends_on_the_rows_beside_it_only_with_statistics_of_its_own(
+    own, tiny_method, views
+):
+    m = tiny_method(MoCoV2, norm=True, queue=4, own_statistics=own).train()
     both = m.embed([views(2)])["key_ND"]
     alone = torch.cat([m.embed([x_NCHW])["key_ND"] for x_NCHW in views(2).split(4)])
-    torch.testing.assert_close(alone, both)
+    assert torch.allclose(alone, both, atol=1e-6) != own
 
 
 def test_at_chance_a_query_is_lost_among_the_queue(rows):
     equal = torch.ones(6, 5)
     value = loss_of(equal, equal, torch.ones(9, 5))
     assert value.item() == pytest.approx(torch.tensor(10.0).log().item())
+
+
+def test_the_chance_level_is_that_of_equal_rows(tiny_method):
+    m = tiny_method(MoCoV2, queue=9)
+    m.queue.rows_SD.copy_(F.normalize(torch.ones(9, 5)))
+    equal = {"z_ND": torch.ones(16, 5), "key_ND": torch.ones(16, 5)}
+    step = m.compute_loss(equal, torch.arange(8), 0.0)
+    assert m.chance_level(step).item() == pytest.approx(step.loss.item(), rel=1e-6)
 
 
 @pytest.mark.parametrize(

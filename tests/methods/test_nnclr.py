@@ -85,3 +85,10 @@ def test_the_first_view_joins_the_queue_after_the_update(tiny_method, views):
 def test_a_row_of_the_queue_is_its_own_neighbour(tiny_method):
     m = tiny_method(NNCLR, queue=30, predictor_hidden_dim=4)
     assert torch.equal(m._nearest(m.queue.rows_SD[3:9]), m.queue.rows_SD[3:9])
+
+
+def test_the_chance_level_is_that_of_equal_predictions(tiny_method):
+    m = tiny_method(NNCLR, queue=9, predictor_hidden_dim=4)
+    equal = {"z_ND": torch.ones(16, 5), "prediction_ND": torch.ones(16, 5)}
+    step = m.compute_loss(equal, torch.arange(8), 0.0)
+    assert m.chance_level(step).item() == pytest.approx(step.loss.item(), rel=1e-6)

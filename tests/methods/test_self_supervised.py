@@ -12,6 +12,7 @@ from torch import nn
 from tcl_train.losses import SupCon
 from tcl_train.methods.barlow_twins import BarlowTwins
 from tcl_train.methods.byol import BYOL
+from tcl_train.methods.diagnostics import find_collapse
 from tcl_train.methods.dino import DINO
 from tcl_train.methods.mocov2 import MoCoV2
 from tcl_train.methods.nnclr import NNCLR
@@ -148,6 +149,54 @@ def test_equal_rows_have_a_finite_loss_and_gradient(kind, method, views):
     assert loss.isfinite()
     for leaf in leaves.values():
         assert leaf.grad is None or leaf.grad.isfinite().all()
+
+
+# ------------------------------------------------------------------ collapse
+
+
+def scalars_of(m, step):
+    return {"loss": step.loss.item(), **{k: v.item() for k, v in m.diagnostics(step).items()}}
+
+
+@each_method
+def test_constant_projections_are_found(kind, method, views):
+    m = method(kind)
+    with torch.no_grad():
+        m.projector[-1].weight.zero_()
+        m.projector[-1].bias.fill_(1)
+    found = find_collapse(scalars_of(m, m([views(2)], LABELS_B)), "do this")
+    assert found.is_certain
+    assert "do this" in found.words
+
+
+@each_method
+def test_projections_along_one_direction_are_found(kind, method, views):
+    m = method(kind)
+    with torch.no_grad():
+        m.projector[-1].weight.copy_(m.projector[-1].weight[0].repeat(5, 1))
+        m.projector[-1].bias.zero_()
+        m.projector[-1].bias[0] = 0.5
+    assert find_collapse(scalars_of(m, m([views(2)], LABELS_B)), "") is not None
+
+
+@pytest.mark.parametrize("kind", [SwAV, DINO], ids=lambda kind: kind.__name__)
+def test_prototypes_that_do_not_tell_rows_apart_are_found(kind, method, views):
+    """The projections are spread; the prototypes are all the same."""
+    m = method(kind)
+    with torch.no_grad():
+        for name, p in m.named_parameters():
+            if "prototypes" in name:
+                p.copy_(p[0].repeat(6, 1))
+    scalars = scalars_of(m, m([views(2)], LABELS_B))
+    assert scalars["embedding_spread"] > 0.1
+    assert "assigned to the prototypes alike" in find_collapse(scalars, "").words
+
+
+@each_method
+def test_a_random_network_has_not_collapsed(kind, method, views):
+    m = method(kind, norm=True).train()
+    found = find_collapse(scalars_of(m, m([views(2)], LABELS_B)), "")
+    assert found is None or not found.is_certain
 
 
 # ------------------------------------------------------------------ parts
