@@ -87,8 +87,8 @@ def compose_with_hydra(overrides: Sequence[str]) -> DictConfig:
         RequestError: explains the first override that cannot be carried out.
     """
     overrides = quote_overrides(overrides)
-    given = len(overrides)
-    overrides = [*overrides, *_going_with(parse_overrides(overrides))]
+    going_with = _going_with(parse_overrides(overrides))
+    overrides = [*overrides, *going_with]
     parsed = parse_overrides(overrides)
     for override in parsed:
         key = override.key_or_group
@@ -109,7 +109,8 @@ def compose_with_hydra(overrides: Sequence[str]) -> DictConfig:
         except COMPOSING_ERRORS as error:
             raise RequestError(explain(parsed, error)) from error
         check_overrides(parsed, config)
-    config.hydra.overrides.task = config.hydra.overrides.task[:given]
+    typed = [word for word in config.hydra.overrides.task if word not in going_with]
+    config.hydra.overrides.task = typed
     return config
 
 

@@ -308,8 +308,9 @@ def _tried(sweep_dir: Path) -> dict[frozenset[tuple[str, str]], str]:
     """The jobs of the sweep's table with their directories, which a refused job does not have."""
     jobs = {}
     for row in _read(sweep_dir / TABLE):
-        words = {key: row[key] for key in row.keys() - set(LAST_COLUMNS) if row[key]}
-        jobs[frozenset(words.items())] = Path(row["dir"]).name
+        keys = row.keys() - set(LAST_COLUMNS)
+        words = [f"{key}={row[key]}" for key in keys if row[key]]
+        jobs[_identity(words)] = Path(row["dir"]).name
     return jobs
 
 

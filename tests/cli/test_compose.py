@@ -337,3 +337,13 @@ def test_composing_leaves_the_working_directory_empty(
 def test_a_value_in_place_of_hydras_settings_is_refused() -> None:
     with pytest.raises(RequestError, match=r"hydra\.run holds .*; set hydra\.run\.dir=DIR"):
         compose_run(["hydra.run=${seed}"])
+
+
+@pytest.mark.parametrize("folder", [(), ("hydra.run.dir=here",)])
+def test_a_choice_that_goes_with_another_is_not_among_what_was_typed(
+    folder: tuple[str, ...],
+) -> None:
+    config = compose_run(["loss=ce", *folder]).config
+    assert config.names.method == "cross_entropy"
+    assert config.overrides == ["loss=ce"]
+    assert compose_run(["loss=ce", "method=contrastive"]).config.names.method == "contrastive"
