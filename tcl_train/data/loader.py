@@ -68,8 +68,7 @@ class Loader:
     shuffled; the incomplete last batch of an epoch is dropped; it holds other images each epoch.
 
     With supervised=False every image has a value of its own and no label is read; else images
-    without a label have one. With `cut` a
-    batch holds views, cut out of the whole files.
+    without a label have one. With `cut` a batch holds views, cut out of the whole files.
 
     Raises:
         RequestError: the batch is larger than the data set.

@@ -19,10 +19,11 @@ from tcl_train.engine.meter import Meter
 from tcl_train.engine.nonfinite import NonFinite
 from tcl_train.engine.optimizers import Optimizer
 from tcl_train.engine.profile import Profile
-from tcl_train.engine.schedule import Schedule, along_cosine
+from tcl_train.engine.schedule import Schedule
 from tcl_train.errors import Interrupted, TrainingError
 from tcl_train.methods.diagnostics import find_collapse
 from tcl_train.methods.method import Method, StepOutput
+from tcl_train.methods.progress import along_cosine
 from tcl_train.run.checkpoint import Checkpoints
 from tcl_train.run.logs import progress_bar
 from tcl_train.run.sink import Sink

@@ -23,7 +23,7 @@ from torch.profiler import record_function
 from tcl_train.data.shares import Shares
 from tcl_train.data.views import DrawnViews
 from tcl_train.losses.blockwise import work_shared
-from tcl_train.methods.method import Embeddings, Method, StepOutput
+from tcl_train.methods.method import Embeddings, Method, StepOutput, by_view
 from tcl_train.runtime.device import Runtime
 
 
@@ -80,7 +80,7 @@ class Gradients:
         counts = [images.stop - images.start for images in self._chunks]
         return {
             name: torch.cat(
-                [_by_view(part[name], n) for part, n in zip(parts, counts, strict=True)], dim=1
+                [by_view(part[name], n) for part, n in zip(parts, counts, strict=True)], dim=1
             ).flatten(0, 1)
             for name in parts[0]
         }
@@ -89,7 +89,7 @@ class Gradients:
         """The embeddings of the global batch, of which gradients are taken."""
         leaves = {}
         for name, rows in own.items():
-            rows_PVL = _by_view(self.processes.gather(rows.detach()), self._own_count, dim=1)
+            rows_PVL = by_view(self.processes.gather(rows.detach()), self._own_count, dim=1)
             rows_VB = rows_PVL.transpose(0, 1).flatten(1, 2)
             if self._order is not None:
                 rows_VB = rows_VB.index_select(1, self._order)
@@ -103,7 +103,7 @@ class Gradients:
         gradients = {}
         for name, leaf in leaves.items():
             if leaf.grad is not None:
-                gradient_VB = _by_view(leaf.grad, self.shares.batch_size)
+                gradient_VB = by_view(leaf.grad, self.shares.batch_size)
                 whole = self.processes.count == 1
                 gradients[name] = gradient_VB if whole else gradient_VB.index_select(1, places_L)
         return gradients
@@ -118,11 +118,6 @@ class Gradients:
     @property
     def _own_count(self) -> int:
         return self.shares.batch_size // self.processes.count
-
-
-def _by_view(rows: Tensor, images: int, dim: int = 0) -> Tensor:
-    """(V x images, ...) as (V, images, ...)."""
-    return rows.unflatten(dim, (-1, images))
 
 
 def _go_backward(embeddings: Embeddings, gradients: Embeddings, images: slice) -> None:

@@ -90,11 +90,6 @@ class Constant:
         return warmup(step, self.warmup_epochs * steps_per_epoch)
 
 
-def along_cosine(first: float, last: float, progress: float) -> float:
-    """From `first` at progress 0 to `last` at 1, along half a cosine."""
-    return last + (first - last) * 0.5 * (1 + math.cos(math.pi * progress))
-
-
 def warmup(step: int, warmup_steps: float) -> float:
     """Grows linearly to 1 at step `warmup_steps` - 1, then stays 1."""
     return 1.0 if step + 1 >= warmup_steps else (step + 1) / warmup_steps

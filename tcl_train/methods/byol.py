@@ -7,20 +7,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.profiler import record_function
 
 from tcl_train.losses.pair_loss import row_products
-from tcl_train.methods.method import Embeddings, StepOutput, Views
-from tcl_train.methods.self_supervised import (
-    SelfSupervised,
-    by_view,
-    each,
-    mean_over_pairs,
-    unit_rows,
-)
-from tcl_train.methods.teacher import Teacher, check_momentum, momentum_at
-from tcl_train.models.projector import mlp
+from tcl_train.methods.method import Embeddings, StepOutput, Views, by_view
+from tcl_train.methods.progress import along_cosine
+from tcl_train.methods.self_supervised import WithPredictor, mean_over_pairs, unit_rows
+from tcl_train.methods.teacher import Teacher, check_momentum
 
 
 def byol_loss(prediction_VBD: Tensor, target_VBD: Tensor) -> Tensor:
@@ -39,7 +33,7 @@ def byol_loss(prediction_VBD: Tensor, target_VBD: Tensor) -> Tensor:
     )
 
 
-class BYOL(SelfSupervised):
+class BYOL(WithPredictor):
     """:func:`byol_loss` of a predictor behind the projector, against a teacher's projections of the
     first group of views (of all but the small ones of multi-crop).
 
@@ -56,19 +50,14 @@ class BYOL(SelfSupervised):
         momentum_end: float = 1.0,
         **parts: Any,
     ) -> None:
-        super().__init__(**parts)
+        super().__init__(predictor_hidden_dim=predictor_hidden_dim, **parts)
         self.momentum = check_momentum(momentum, momentum_end)
-        dim = self.projection_dim()
-        self.predictor = mlp(dim, out_dim=dim, hidden_dim=predictor_hidden_dim, hidden_norm=True)
-        self.teacher = Teacher(nn.Sequential(self.encoder, self.projector))
+        self.teacher = Teacher(self.student)
 
     def embed(self, views: Views) -> Embeddings:
-        with record_function("encode"):
-            z_ND = each(views, lambda x_NCHW: self.projector(self.encoder(x_NCHW)))
-            prediction_ND = self.predictor(z_ND)
+        embeddings = super().embed(views)
         with record_function("teacher"):
-            target_MD = self.teacher(views[0])
-        return {"z_ND": z_ND.detach(), "prediction_ND": prediction_ND, "target_MD": target_MD}
+            return {**embeddings, "target_MD": self.teacher(views[0])}
 
     def compute_loss(self, embeddings: Embeddings, labels_B: Tensor, progress: float) -> StepOutput:  # noqa: ARG002
         b = len(labels_B)
@@ -79,5 +68,4 @@ class BYOL(SelfSupervised):
         return self.output(loss, embeddings["z_ND"], b)
 
     def after_update(self, progress: float) -> None:
-        student = nn.Sequential(self.encoder, self.projector)
-        self.teacher.follow(student, momentum_at(progress, *self.momentum))
+        self.teacher.follow(self.student, along_cosine(*self.momentum, progress))

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from tcl_train import checks
 from tcl_train.methods.contrastive import Contrastive
+from tcl_train.methods.method import embedding_dim
 
 
 class ClassRows(Contrastive):
@@ -28,11 +29,9 @@ class ClassRows(Contrastive):
     def __init__(self, *, copies: int = 8, num_classes: int, **parts: Any) -> None:
         super().__init__(num_classes=num_classes, **parts)
         self.copies = checks.integer("copies", copies, at_least=1)
-        self.row_KD = nn.Parameter(torch.randn(num_classes, self._embedding_dim()))
-
-    def _embedding_dim(self) -> int:
-        linear = [part for part in self.projector.modules() if isinstance(part, nn.Linear)]
-        return linear[-1].out_features if linear else self.encoder.feature_dim
+        self.row_KD = nn.Parameter(
+            torch.randn(num_classes, embedding_dim(self.encoder, self.projector))
+        )
 
     def rows_of_loss(self, z_ND: Tensor, labels_N: Tensor) -> tuple[Tensor, Tensor]:
         row_KD = self.row_KD.to(z_ND.dtype)

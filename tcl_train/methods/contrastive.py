@@ -8,7 +8,14 @@ from torch.profiler import record_function
 
 from tcl_train.losses import PairLoss, gradient_response
 from tcl_train.methods.diagnostics import count_single
-from tcl_train.methods.method import Embeddings, Method, StepOutput, Views, labels_of_views
+from tcl_train.methods.method import (
+    Embeddings,
+    Method,
+    StepOutput,
+    Views,
+    each,
+    labels_of_views,
+)
 from tcl_train.models.encoder import Encoder
 
 
@@ -34,8 +41,7 @@ class Contrastive(Method):
 
     def embed(self, views: Views) -> Embeddings:
         with record_function("encode"):
-            rows = [self.projector(self.encoder(views_NCHW)) for views_NCHW in views]
-            return {"z_ND": rows[0] if len(rows) == 1 else torch.cat(rows)}
+            return {"z_ND": each(views, lambda x_NCHW: self.projector(self.encoder(x_NCHW)))}
 
     def compute_loss(self, embeddings: Embeddings, labels_B: Tensor, progress: float) -> StepOutput:
         z_ND = embeddings["z_ND"]

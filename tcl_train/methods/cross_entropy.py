@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import math
 
-import torch
 from torch import Tensor, nn
 from torch.profiler import record_function
 
 from tcl_train.losses import CrossEntropy
-from tcl_train.methods.method import Embeddings, Method, StepOutput, Views, labels_of_views
+from tcl_train.methods.method import (
+    Embeddings,
+    Method,
+    StepOutput,
+    Views,
+    each,
+    labels_of_views,
+)
 from tcl_train.models.encoder import Encoder
 
 
@@ -34,8 +40,7 @@ class CrossEntropyClassifier(Method):
 
     def embed(self, views: Views) -> Embeddings:
         with record_function("encode"):
-            rows = [self.encoder(views_NCHW) for views_NCHW in views]
-            return {"rows_ND": rows[0] if len(rows) == 1 else torch.cat(rows)}
+            return {"rows_ND": each(views, self.encoder)}
 
     def compute_loss(self, embeddings: Embeddings, labels_B: Tensor, progress: float) -> StepOutput:
         rows_ND = embeddings["rows_ND"]

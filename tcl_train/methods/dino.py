@@ -5,22 +5,20 @@ B: images; V: views; K: prototypes; D: embedding dimensions.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.profiler import record_function
 
 from tcl_train import checks
-from tcl_train.losses.pair_loss import check_temperature
-from tcl_train.methods.method import Embeddings, StepOutput, Views
-from tcl_train.methods.prototypes import Prototypes, assignment_information, cross_entropies
-from tcl_train.methods.self_supervised import SelfSupervised, by_view
-from tcl_train.methods.teacher import Teacher, check_momentum, momentum_at
+from tcl_train.methods.method import Embeddings, StepOutput, Views, by_view
+from tcl_train.methods.progress import along_cosine
+from tcl_train.methods.prototypes import WithPrototypes, assignment_information
+from tcl_train.methods.teacher import Teacher, check_momentum
 
 
-class DINO(SelfSupervised):
+class DINO(WithPrototypes):
     """For a view of the first group as the teacher sees it, with scores t and centre c, and any
     other view of the image as the student sees it, with scores s,
 
@@ -56,8 +54,7 @@ class DINO(SelfSupervised):
         momentum_end: float = 1.0,
         **parts: Any,
     ) -> None:
-        super().__init__(**parts)
-        self.tau = check_temperature(tau)
+        super().__init__(prototypes=prototypes, tau=tau, frozen_until=frozen_until, **parts)
         for name, value in (("teacher_tau_start", teacher_tau_start), ("teacher_tau", teacher_tau)):
             checks.number(name, value, at_least=1e-6)
         self.teacher_tau = (teacher_tau_start, teacher_tau)
@@ -67,10 +64,8 @@ class DINO(SelfSupervised):
         self.centre_momentum = checks.number(
             "centre_momentum", centre_momentum, at_least=0, at_most=1
         )
-        self.frozen_until = checks.number("frozen_until", frozen_until, at_least=0, at_most=1)
         self.momentum = check_momentum(momentum, momentum_end)
-        self.prototypes = Prototypes(prototypes, self.projection_dim())
-        self.teacher = Teacher(nn.Sequential(self.encoder, self.projector))
+        self.teacher = Teacher(self.student)
         self.teacher_prototypes = Teacher(self.prototypes)
         self.register_buffer("centre_K", torch.zeros(prototypes))
         self._mean_K: Tensor | None = None  # of the teacher's scores, for the centre
@@ -87,13 +82,7 @@ class DINO(SelfSupervised):
             target_MK = self.teacher_prototypes(embeddings["target_MD"].detach())
             self._mean_K = target_MK.mean(0)
             share_MK = ((target_MK - self.centre_K) / self.teacher_tau_at(progress)).softmax(1)
-            losses = [
-                cross_entropies(share_BK, score_VBK[v] / self.tau)
-                for w, share_BK in enumerate(by_view(share_MK, b))
-                for v in range(len(score_VBK))
-                if v != w
-            ]
-            loss = torch.stack(losses).mean()
+            loss = self.prediction_loss(score_VBK, by_view(share_MK, b))
         told = assignment_information(share_MK)
         return self.output(loss, z_ND, b, {"assignment_information": told})
 
@@ -104,18 +93,10 @@ class DINO(SelfSupervised):
             return last
         return first + (last - first) * progress / self.teacher_tau_warmup
 
-    def chance_level(self, step: StepOutput) -> Tensor:
-        """ln K, of a student that predicts all prototypes alike."""
-        return step.loss.new_tensor(math.log(len(self.prototypes.weight)))
-
-    def before_update(self, progress: float) -> None:
-        if progress < self.frozen_until:
-            self.prototypes.weight.grad = None
-
     @torch.no_grad()
     def after_update(self, progress: float) -> None:
-        momentum = momentum_at(progress, *self.momentum)
-        self.teacher.follow(nn.Sequential(self.encoder, self.projector), momentum)
+        momentum = along_cosine(*self.momentum, progress)
+        self.teacher.follow(self.student, momentum)
         self.teacher_prototypes.follow(self.prototypes, momentum)
         if self._mean_K is not None:
             self.centre_K.lerp_(self._mean_K.to(self.centre_K.dtype), 1 - self.centre_momentum)

@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from tcl_train.methods.diagnostics import embedding_statistics
@@ -106,6 +107,23 @@ class Method(nn.Module, ABC):
             **embedding_statistics(step.rows_ND, step.labels_N),
             **step.scalars,
         }
+
+
+def each(views: Views, function: Callable[[Tensor], Tensor]) -> Tensor:
+    """The function's rows for each group of views, one after the other."""
+    rows = [function(views_NCHW) for views_NCHW in views]
+    return rows[0] if len(rows) == 1 else torch.cat(rows)
+
+
+def by_view(rows: Tensor, images: int, dim: int = 0) -> Tensor:
+    """(V x images, ...) as (V, images, ...)."""
+    return rows.unflatten(dim, (-1, images))
+
+
+def embedding_dim(encoder: Encoder, projector: nn.Module) -> int:
+    """Of the projector's output."""
+    linear = [part for part in projector.modules() if isinstance(part, nn.Linear)]
+    return linear[-1].out_features if linear else encoder.feature_dim
 
 
 def labels_of_views(labels_B: Tensor, rows: int) -> Tensor:

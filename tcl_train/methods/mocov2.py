@@ -9,7 +9,7 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.profiler import record_function
 
 from tcl_train import checks
@@ -19,10 +19,11 @@ from tcl_train.losses.pair_loss import (
     row_products,
     similarities,
 )
-from tcl_train.methods.method import Embeddings, StepOutput, Views
+from tcl_train.methods.method import Embeddings, StepOutput, Views, by_view, each
+from tcl_train.methods.progress import along_cosine
 from tcl_train.methods.queue import Queue
-from tcl_train.methods.self_supervised import SelfSupervised, by_view, each, mean_over_pairs
-from tcl_train.methods.teacher import Teacher, check_momentum, momentum_at
+from tcl_train.methods.self_supervised import SelfSupervised, mean_over_pairs
+from tcl_train.methods.teacher import Teacher, check_momentum
 
 
 def queue_contrast(query_BD: Tensor, key_BD: Tensor, queue_SD: Tensor, *, tau: float) -> Tensor:
@@ -71,9 +72,8 @@ class MoCoV2(SelfSupervised):
         self.tau = check_temperature(tau)
         self.momentum = check_momentum(momentum, momentum_end)
         checks.boolean("own_statistics", own_statistics)
-        student = nn.Sequential(self.encoder, self.projector)
-        self.teacher = Teacher(student, own_statistics=own_statistics)
-        self.queue = Queue(checks.integer("queue", queue, at_least=1), self.projection_dim())
+        self.teacher = Teacher(self.student, own_statistics=own_statistics)
+        self.queue = Queue(queue, self.projection_dim())
         self._keys: Tensor | None = None  # that join the queue after the update
 
     def embed(self, views: Views) -> Embeddings:
@@ -99,8 +99,7 @@ class MoCoV2(SelfSupervised):
         return step.loss.new_tensor(math.log(1 + len(self.queue.rows_SD)))
 
     def after_update(self, progress: float) -> None:
-        student = nn.Sequential(self.encoder, self.projector)
-        self.teacher.follow(student, momentum_at(progress, *self.momentum))
+        self.teacher.follow(self.student, along_cosine(*self.momentum, progress))
         if self._keys is not None:
             self.queue.push(self._keys)
             self._keys = None

@@ -11,12 +11,10 @@ import torch
 from torch import Tensor
 from torch.profiler import record_function
 
-from tcl_train import checks
 from tcl_train.losses.pair_loss import check_temperature, normalize_rows, similarities
-from tcl_train.methods.method import Embeddings, StepOutput, Views
+from tcl_train.methods.method import Embeddings, StepOutput, by_view
 from tcl_train.methods.queue import Queue
-from tcl_train.methods.self_supervised import SelfSupervised, by_view, mean_over_pairs
-from tcl_train.models.projector import mlp
+from tcl_train.methods.self_supervised import WithPredictor, mean_over_pairs
 
 
 def neighbour_contrast(prediction_BD: Tensor, neighbour_BD: Tensor, *, tau: float) -> Tensor:
@@ -31,7 +29,7 @@ def neighbour_contrast(prediction_BD: Tensor, neighbour_BD: Tensor, *, tau: floa
     return (logit_BB.logsumexp(1) - logit_BB.diagonal()).mean()
 
 
-class NNCLR(SelfSupervised):
+class NNCLR(WithPredictor):
     """:func:`neighbour_contrast` of a predictor behind the projector, where a view's projection is
     replaced by the nearest row of a queue; the first view's projections join the queue afterwards.
 
@@ -49,16 +47,10 @@ class NNCLR(SelfSupervised):
         predictor_hidden_dim: int = 4096,
         **parts: Any,
     ) -> None:
-        super().__init__(**parts)
+        super().__init__(predictor_hidden_dim=predictor_hidden_dim, **parts)
         self.tau = check_temperature(tau)
-        dim = self.projection_dim()
-        self.predictor = mlp(dim, out_dim=dim, hidden_dim=predictor_hidden_dim, hidden_norm=True)
-        self.queue = Queue(checks.integer("queue", queue, at_least=1), dim)
+        self.queue = Queue(queue, self.projection_dim())
         self._rows: Tensor | None = None  # that join the queue after the update
-
-    def embed(self, views: Views) -> Embeddings:
-        z_ND = self.project(views)
-        return {"z_ND": z_ND.detach(), "prediction_ND": self.predictor(z_ND)}
 
     def compute_loss(self, embeddings: Embeddings, labels_B: Tensor, progress: float) -> StepOutput:  # noqa: ARG002
         z_ND, b = embeddings["z_ND"], len(labels_B)

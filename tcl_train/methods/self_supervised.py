@@ -5,8 +5,9 @@ B: images of the global batch; V: views of an image; D: embedding dimensions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import permutations
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +16,17 @@ from torch.profiler import record_function
 from tcl_train.losses import LossOfMethod
 from tcl_train.losses.pair_loss import normalize_rows
 from tcl_train.methods.diagnostics import effective_dimensions
-from tcl_train.methods.method import Method, StepOutput, Views
+from tcl_train.methods.method import (
+    Embeddings,
+    Method,
+    StepOutput,
+    Views,
+    each,
+    embedding_dim,
+    labels_of_views,
+)
 from tcl_train.models.encoder import Encoder
+from tcl_train.models.projector import mlp
 
 
 class SelfSupervised(Method):
@@ -43,15 +53,19 @@ class SelfSupervised(Method):
             )
         self.encoder, self.projector, self.loss = encoder, projector, loss
 
+    @property
+    def student(self) -> nn.Module:
+        """Encoder and projector, which a teacher follows."""
+        return nn.Sequential(self.encoder, self.projector)
+
     def project(self, views: Views) -> Tensor:
         """Projections of all views, view after view."""
         with record_function("encode"):
-            return each(views, lambda views_NCHW: self.projector(self.encoder(views_NCHW)))
+            return each(views, self.student)
 
     def projection_dim(self) -> int:
         """Of the projector's output."""
-        linear = [part for part in self.projector.modules() if isinstance(part, nn.Linear)]
-        return linear[-1].out_features if linear else self.encoder.feature_dim
+        return embedding_dim(self.encoder, self.projector)
 
     def diagnostics(self, step: StepOutput) -> dict[str, Tensor]:
         """Also in how many directions the projections vary."""
@@ -62,19 +76,26 @@ class SelfSupervised(Method):
         self, loss: Tensor, z_ND: Tensor, images: int, scalars: Mapping[str, Tensor] | None = None
     ) -> StepOutput:
         """With the projections, of which the views of an image belong together."""
-        image_N = torch.arange(images, device=z_ND.device).repeat(len(z_ND) // images)
+        image_N = labels_of_views(torch.arange(images, device=z_ND.device), len(z_ND))
         return StepOutput(loss, z_ND, image_N, scalars or {})
 
 
-def each(views: Views, function: Callable[[Tensor], Tensor]) -> Tensor:
-    """The function's rows for each group of views, one after the other."""
-    rows = [function(views_NCHW) for views_NCHW in views]
-    return rows[0] if len(rows) == 1 else torch.cat(rows)
+class WithPredictor(SelfSupervised):
+    """encoder -> projector -> predictor, whose input and output are of the projector's size.
 
+    Args:
+        predictor_hidden_dim: of the predictor.
+    """
 
-def by_view(rows_ND: Tensor, images: int) -> Tensor:
-    """(V x B, D) as (V, B, D)."""
-    return rows_ND.unflatten(0, (-1, images))
+    def __init__(self, *, predictor_hidden_dim: int, **parts: Any) -> None:
+        super().__init__(**parts)
+        dim = self.projection_dim()
+        self.predictor = mlp(dim, out_dim=dim, hidden_dim=predictor_hidden_dim, hidden_norm=True)
+
+    def embed(self, views: Views) -> Embeddings:
+        """Projections, of which no gradient is taken, and their predictions."""
+        z_ND = self.project(views)
+        return {"z_ND": z_ND.detach(), "prediction_ND": self.predictor(z_ND)}
 
 
 def unit_rows(rows_VBD: Tensor) -> Tensor:
@@ -84,7 +105,9 @@ def unit_rows(rows_VBD: Tensor) -> Tensor:
 
 
 def mean_over_pairs(
-    function: Callable[[Tensor, Tensor], Tensor], one_VBD: Tensor, other_VBD: Tensor
+    function: Callable[[Tensor, Tensor], Tensor],
+    one_VBD: Tensor | Sequence[Tensor],
+    other_VBD: Tensor | Sequence[Tensor],
 ) -> Tensor:
     """The mean of function(one[v], other[w]) over all pairs of different views. `other` may have
     fewer views: those that come first in `one`."""

@@ -11,9 +11,8 @@ from torch import Tensor
 from torch.profiler import record_function
 
 from tcl_train.losses.pair_loss import row_products
-from tcl_train.methods.method import Embeddings, ParameterGroup, StepOutput, Views
-from tcl_train.methods.self_supervised import SelfSupervised, by_view, mean_over_pairs, unit_rows
-from tcl_train.models.projector import mlp
+from tcl_train.methods.method import Embeddings, ParameterGroup, StepOutput, by_view
+from tcl_train.methods.self_supervised import WithPredictor, mean_over_pairs, unit_rows
 
 
 def simsiam_loss(prediction_VBD: Tensor, z_VBD: Tensor) -> Tensor:
@@ -28,7 +27,7 @@ def simsiam_loss(prediction_VBD: Tensor, z_VBD: Tensor) -> Tensor:
     )
 
 
-class SimSiam(SelfSupervised):
+class SimSiam(WithPredictor):
     """:func:`simsiam_loss` of a predictor behind the projector. The predictor's learning rate stays
     at its peak, as published.
 
@@ -37,13 +36,7 @@ class SimSiam(SelfSupervised):
     """
 
     def __init__(self, *, predictor_hidden_dim: int = 512, **parts: Any) -> None:
-        super().__init__(**parts)
-        dim = self.projection_dim()
-        self.predictor = mlp(dim, out_dim=dim, hidden_dim=predictor_hidden_dim, hidden_norm=True)
-
-    def embed(self, views: Views) -> Embeddings:
-        z_ND = self.project(views)
-        return {"z_ND": z_ND.detach(), "prediction_ND": self.predictor(z_ND)}
+        super().__init__(predictor_hidden_dim=predictor_hidden_dim, **parts)
 
     def compute_loss(self, embeddings: Embeddings, labels_B: Tensor, progress: float) -> StepOutput:  # noqa: ARG002
         z_ND, b = embeddings["z_ND"], len(labels_B)

@@ -13,11 +13,10 @@ from torch import Tensor
 from torch.profiler import record_function
 
 from tcl_train import checks
-from tcl_train.losses.pair_loss import check_temperature, normalize_rows
-from tcl_train.methods.method import Embeddings, StepOutput, Views
-from tcl_train.methods.prototypes import Prototypes, assignment_information, cross_entropies
+from tcl_train.losses.pair_loss import normalize_rows
+from tcl_train.methods.method import Embeddings, StepOutput, Views, by_view
+from tcl_train.methods.prototypes import WithPrototypes, assignment_information
 from tcl_train.methods.queue import Queue
-from tcl_train.methods.self_supervised import SelfSupervised, by_view
 
 
 @torch.no_grad()
@@ -37,7 +36,7 @@ def sinkhorn(
     return log_q_NK.exp()
 
 
-class SwAV(SelfSupervised):
+class SwAV(WithPrototypes):
     """Views of the first group are assigned to prototypes by :func:`sinkhorn` over the batch and a
     queue; every other view of the image predicts the assignment,
 
@@ -63,16 +62,12 @@ class SwAV(SelfSupervised):
         frozen_until: float = 0.0,
         **parts: Any,
     ) -> None:
-        super().__init__(**parts)
-        self.tau = check_temperature(tau)
+        super().__init__(prototypes=prototypes, tau=tau, frozen_until=frozen_until, **parts)
         self.epsilon = checks.number("epsilon", epsilon, above=0)
         self.iterations = checks.integer("iterations", iterations, at_least=1)
         checks.integer("queue", queue, at_least=0)
         self.queue_from = checks.number("queue_from", queue_from, at_least=0)
-        self.frozen_until = checks.number("frozen_until", frozen_until, at_least=0, at_most=1)
-        dim = self.projection_dim()
-        self.prototypes = Prototypes(prototypes, dim)
-        self.queue = Queue(queue, dim) if queue else None
+        self.queue = Queue(queue, self.projection_dim()) if queue else None
         self._rows: Tensor | None = None  # that join the queue after the update
 
     def embed(self, views: Views) -> Embeddings:
@@ -86,13 +81,7 @@ class SwAV(SelfSupervised):
             score_VBK = by_view(self.prototypes(z_ND), b)
             queued = self._queued_scores(progress)
             share_WBK = [self._assign(score_BK, queued) for score_BK in score_VBK[:large]]
-            losses = [
-                cross_entropies(share_BK, score_VBK[v] / self.tau)
-                for w, share_BK in enumerate(share_WBK)
-                for v in range(len(score_VBK))
-                if v != w
-            ]
-            loss = torch.stack(losses).mean()
+            loss = self.prediction_loss(score_VBK, share_WBK)
         self._rows = normalize_rows(z_ND[: large * b].detach())
         told = assignment_information((score_VBK[0].detach() / self.tau).softmax(1))
         return self.output(loss, z_ND, b, {"assignment_information": told})
@@ -115,14 +104,6 @@ class SwAV(SelfSupervised):
             score_NK, epsilon=self.epsilon, iterations=self.iterations, counts_N=counts_N
         )
         return share_NK[: len(score_BK)]
-
-    def chance_level(self, step: StepOutput) -> Tensor:
-        """ln K, of views that are predicted to be anywhere."""
-        return step.loss.new_tensor(math.log(len(self.prototypes.weight)))
-
-    def before_update(self, progress: float) -> None:
-        if progress < self.frozen_until:
-            self.prototypes.weight.grad = None
 
     @torch.no_grad()
     def after_update(self, progress: float) -> None:

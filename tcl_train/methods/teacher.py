@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 
 import torch
 from torch import Tensor, nn
@@ -11,13 +10,8 @@ from torch import Tensor, nn
 from tcl_train import checks
 
 
-def momentum_at(progress: float, first: float, last: float) -> float:
-    """From `first` at progress 0 to `last` at 1, along half a cosine (Grill et al. 2020)."""
-    return last - (last - first) * 0.5 * (1 + math.cos(math.pi * progress))
-
-
 def check_momentum(first: float, last: float) -> tuple[float, float]:
-    """Both ends of a teacher's momentum."""
+    """Both ends of a teacher's momentum, which follows a cosine (Grill et al. 2020)."""
     checks.number("momentum", first, at_least=0, at_most=1)
     checks.number("momentum_end", last, at_least=0, at_most=1)
     return first, last

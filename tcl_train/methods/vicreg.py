@@ -14,8 +14,8 @@ from torch.profiler import record_function
 
 from tcl_train import checks
 from tcl_train.losses.pair_loss import at_least_float32, similarities
-from tcl_train.methods.method import Embeddings, StepOutput, Views
-from tcl_train.methods.self_supervised import SelfSupervised, by_view, mean_over_pairs
+from tcl_train.methods.method import Embeddings, StepOutput, Views, by_view
+from tcl_train.methods.self_supervised import SelfSupervised, mean_over_pairs
 
 SMALLEST_VARIANCE = 1e-4
 

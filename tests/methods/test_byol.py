@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tcl_train.methods.byol import BYOL, byol_loss
-from tcl_train.methods.teacher import momentum_at
+from tcl_train.methods.progress import along_cosine
 
 
 def loss_of(p1, p2, t1, t2):
@@ -73,7 +73,7 @@ def test_the_teacher_follows_by_the_momentum_of_the_moment(tiny_method, views):
         for p, value in zip(m.teacher.parameters(), before, strict=True):
             p.copy_(value)
     m.after_update(0.3)
-    momentum = momentum_at(0.3, 0.5, 0.9)
+    momentum = along_cosine(0.5, 0.9, 0.3)
     for p, value in zip(m.teacher.parameters(), before, strict=True):
         torch.testing.assert_close(p, momentum * value + (1 - momentum) * (value + 1))
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from tcl_train.methods.teacher import Teacher, check_momentum, momentum_at
+from tcl_train.methods.progress import along_cosine
+from tcl_train.methods.teacher import Teacher, check_momentum
 
 
 def student():
@@ -34,13 +35,13 @@ def x(n=8):
 
 
 def test_momentum_goes_from_the_first_to_the_last_along_half_a_cosine():
-    values = [momentum_at(p, 0.9, 1.0) for p in (0.0, 0.5, 1.0)]
+    values = [along_cosine(0.9, 1.0, p) for p in (0.0, 0.5, 1.0)]
     assert values == pytest.approx([0.9, 0.95, 1.0])
-    steps = [momentum_at(i / 10, 0.9, 1.0) for i in range(11)]
+    steps = [along_cosine(0.9, 1.0, i / 10) for i in range(11)]
     assert steps == sorted(steps)
     rises = [b - a for a, b in pairwise(steps)]
     assert max(rises) == pytest.approx(rises[4])
-    assert momentum_at(0.3, 0.99, 0.99) == 0.99
+    assert along_cosine(0.99, 0.99, 0.3) == 0.99
 
 
 def test_momentum_is_that_of_byol():
@@ -48,7 +49,7 @@ def test_momentum_is_that_of_byol():
     theirs = pytest.importorskip("lightly.utils.scheduler").cosine_schedule
     for step in range(11):
         expected = theirs(step, 11, 0.99, 1.0)  # reaches the end with the last step, number 10
-        assert momentum_at(step / 10, 0.99, 1.0) == pytest.approx(expected)
+        assert along_cosine(0.99, 1.0, step / 10) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(("first", "last", "name"), [(-0.1, 1, "momentum"), (0, 1.1, "_end")])
