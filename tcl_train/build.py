@@ -35,7 +35,7 @@ from tcl_train.data.normalize import Normalize
 from tcl_train.data.order import Order, build_order
 from tcl_train.data.shares import Shares
 from tcl_train.data.views import ViewGroup, ViewPlan
-from tcl_train.engine.fit import ON_COLLAPSE, Trainer
+from tcl_train.engine.fit import ON_COLLAPSE, Trainer, Watching, unwatched
 from tcl_train.engine.gradients import Gradients
 from tcl_train.engine.nonfinite import NonFinite
 from tcl_train.engine.optimizers import Optimizer
@@ -138,33 +138,31 @@ def read_settings(config: DictConfig) -> Settings:
         names = [field.name for field in fields(Settings) if field.name in container]
         values = {name: container[name] for name in names}
         settings = Settings(**{**values, "seed": run_seed(config)})
-    needs_labels = _method_class(config).needs_labels
-    if settings.views == 1 and not _method_class(config).reads_labels:
+    method = _method_class(config)
+    if settings.views == 1 and not method.reads_labels:
         raise RequestError(
             f"views=1: method={config.names.method} compares views of an image; give views=2 or "
             "more"
         )
-    if not needs_labels and settings.views == 1 and not settings.supervised:
+    if not method.needs_labels and settings.views == 1 and not settings.supervised:
         raise RequestError(
             f"views=1 with supervised=false leaves the loss {config.names.loss} without positives; "
             "give views=2 or more, or supervised=true"
         )
-    if settings.supervised and not _method_class(config).reads_labels:
+    if settings.supervised and not method.reads_labels:
         raise RequestError(
             f"supervised=true: method={config.names.method} reads no labels; give supervised=false "
             "or another method"
         )
-    if settings.labelled < 1 and (needs_labels or not settings.supervised):
+    if settings.labelled < 1 and (method.needs_labels or not settings.supervised):
+        why = "with supervised=false no label is read"
+        if method.needs_labels:
+            why = f"method={config.names.method} needs a label for each image"
         raise RequestError(
-            f"labelled={settings.labelled:g}: "
-            + (
-                f"method={config.names.method} needs a label for each image"
-                if needs_labels
-                else "with supervised=false no label is read"
-            )
-            + "; give labelled=1, or method=contrastive with supervised=true"
+            f"labelled={settings.labelled:g}: {why}; give labelled=1, or method=contrastive with "
+            "supervised=true"
         )
-    if needs_labels and not settings.supervised:
+    if method.needs_labels and not settings.supervised:
         raise RequestError(
             f"supervised=false: loss={config.names.loss} with method={config.names.method} learns "
             "from labels; give supervised=true or another choice"
@@ -273,14 +271,6 @@ def build_run(
     with _as_request_error(""):
         data = data.with_labels_of(settings.labelled, generator(settings.seed, "labelled"))
     trainer = _build_trainer(config, settings, loss=loss, data=data, runtime=runtime)
-    if settings.monitor:
-        trainer.monitor = Monitor(
-            data=data,
-            normalize=_normalize(data),
-            runtime=runtime,
-            seed=settings.seed,
-            every=settings.monitor_every,
-        )
     if state is not None:
         _check_same_data(state, trainer)
         _restore(trainer, state, path)
@@ -356,6 +346,7 @@ def _build_trainer(
         log_every=settings.log_every,
         on_collapse=settings.on_collapse,
         nonfinite=NonFinite(settings.on_nonfinite, settings.nonfinite_limit),
+        monitor=_build_monitor(settings, data, runtime),
         about={
             "image_size": data.image_size,
             "mean": list(data.mean),
@@ -363,6 +354,18 @@ def _build_trainer(
             "classes": list(data.classes),
             "data": data.fingerprint(),
         },
+    )
+
+
+def _build_monitor(settings: Settings, data: DataSet, runtime: Runtime) -> Watching:
+    if settings.monitor is None:
+        return unwatched
+    return Monitor(
+        data=data,
+        normalize=_normalize(data),
+        runtime=runtime,
+        seed=settings.seed,
+        every=settings.monitor_every,
     )
 
 
