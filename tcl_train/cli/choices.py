@@ -6,8 +6,9 @@ import re
 from pathlib import Path
 
 CONFIG_NAME = "train"
-# Choices that go with one made earlier in the list of configs/train.yaml, unless another is made.
-GOES_WITH = {("loss", "ce"): ("method", "cross_entropy")}
+# Choices that replace a default beside a choice made earlier in the list of configs/train.yaml:
+# a file there cannot override what comes after it.
+GOES_WITH = {("loss", "ce"): ("method", "contrastive", "cross_entropy")}
 SECOND_VIEW = "second_view"  # where augment@second_view=PRESET puts the preset
 
 

@@ -6,7 +6,7 @@ needs torch, unless a config asks what the machine computes in (tcl_train/cli/re
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -87,8 +87,6 @@ def compose_with_hydra(overrides: Sequence[str]) -> DictConfig:
         RequestError: explains the first override that cannot be carried out.
     """
     overrides = quote_overrides(overrides)
-    going_with = _going_with(parse_overrides(overrides))
-    overrides = [*overrides, *going_with]
     parsed = parse_overrides(overrides)
     for override in parsed:
         key = override.key_or_group
@@ -104,23 +102,31 @@ def compose_with_hydra(overrides: Sequence[str]) -> DictConfig:
                 "-m, which trains once for each; put a list of values in brackets [...]"
             )
     with hydra_initialized():
-        try:
-            config = compose(CONFIG_NAME, list(overrides), return_hydra_config=True)
-        except COMPOSING_ERRORS as error:
-            raise RequestError(explain(parsed, error)) from error
+        config = _compose(overrides)
+        going_with = _going_with(parsed, config.hydra.runtime.choices)
+        if going_with:
+            typed = config.hydra.overrides.task
+            config = _compose([*overrides, *going_with])
+            config.hydra.overrides.task = typed
         check_overrides(parsed, config)
-    typed = [word for word in config.hydra.overrides.task if word not in going_with]
-    config.hydra.overrides.task = typed
     return config
 
 
-def _going_with(given: Sequence[Override]) -> list[str]:
-    """The choices that go with those that were made."""
-    made = {override.key_or_group: override.value() for override in given}
+def _compose(words: Sequence[str]) -> DictConfig:
+    try:
+        return compose(CONFIG_NAME, list(words), return_hydra_config=True)
+    except COMPOSING_ERRORS as error:
+        raise RequestError(explain(parse_overrides(words), error)) from error
+
+
+def _going_with(typed: Sequence[Override], choices: Mapping[str, str]) -> list[str]:
+    """The choices that go with those that were made, by words or by an experiment, and are not
+    made there."""
+    groups = {override.key_or_group for override in typed}
     return [
         f"{group}={choice}"
-        for (by_group, by_choice), (group, choice) in GOES_WITH.items()
-        if made.get(by_group) == by_choice and group not in made
+        for (by_group, by_choice), (group, default, choice) in GOES_WITH.items()
+        if choices[by_group] == by_choice and choices[group] == default and group not in groups
     ]
 
 

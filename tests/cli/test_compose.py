@@ -347,3 +347,12 @@ def test_a_choice_that_goes_with_another_is_not_among_what_was_typed(
     assert config.names.method == "cross_entropy"
     assert config.overrides == ["loss=ce"]
     assert compose_run(["loss=ce", "method=contrastive"]).config.names.method == "contrastive"
+
+
+def test_an_experiments_choice_brings_what_goes_with_it(tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    text = "# @package _global_\ndefaults:\n  - override /loss: ce\n"
+    (tmp_path / "experiment" / "mine.yaml").write_text(text)
+    found = compose_run([f"hydra.searchpath=[{tmp_path}]", "experiment=mine"]).config
+    assert (found.names.loss, found.names.method) == ("ce", "cross_entropy")
+    assert found.names.projector == "none"
