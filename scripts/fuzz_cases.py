@@ -443,7 +443,7 @@ def draw_case(number: int, of_seed: int) -> Case:
     random.Random(of_seed).shuffle(kinds)
     found: list[Case] = []
 
-    # Hypothesis begins with the simplest example, and goes on with variations of those before.
+    # Hypothesis starts with the simplest example and then varies earlier ones.
     @seed(of_seed * 10**6 + number)
     @settings(
         max_examples=2,

@@ -128,9 +128,14 @@ def _be_the_command(
     except BaseException:
         traceback.print_exc()
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
+        _leave(status)
+
+
+def _leave(status: int) -> None:
+    """Ends a forked process without what its parent would do at its end."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def _confine(box: Path) -> None:
@@ -163,9 +168,7 @@ def _fork_job(command: list[str]) -> int:
         except BaseException:
             traceback.print_exc()
         finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(status)
+            _leave(status)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
