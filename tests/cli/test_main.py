@@ -262,7 +262,7 @@ def test_an_error_that_nobody_foresaw_is_one_line_too(
     def fail(words: list[str], processes: None) -> int:
         raise ZeroDivisionError("by zero\nsecond line")
 
-    monkeypatch.setattr(cli, "_train", fail)
+    monkeypatch.setattr(cli, "train_command", fail)
     line = refused(status=1)
     assert line == "ZeroDivisionError: by zero (HYDRA_FULL_ERROR=1 shows the traceback)"
 
@@ -278,7 +278,7 @@ def test_a_disk_that_fails_is_no_wrong_request(
     def fail(words: list[str], processes: None) -> int:
         raise OSError(errno.ENOSPC, "No space left on device", "sweep\n.csv")
 
-    monkeypatch.setattr(cli, "_train", fail)
+    monkeypatch.setattr(cli, "train_command", fail)
     assert refused(status=1) == r"sweep\n.csv: No space left on device"
 
 
@@ -304,7 +304,7 @@ def test_a_signal_before_anything_is_started_says_so(
     refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for signum, status in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
-        monkeypatch.setattr(cli, "_train", lambda *_, s=signum: signal.raise_signal(s))
+        monkeypatch.setattr(cli, "train_command", lambda *_, s=signum: signal.raise_signal(s))
         assert refused(status=status) == "interrupted; nothing was started"
 
 
