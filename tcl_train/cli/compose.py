@@ -6,17 +6,18 @@ needs torch, unless a config asks what the machine computes in (tcl_train/cli/re
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Override
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from tcl_train.cli import resolvers
@@ -103,11 +104,15 @@ def compose_with_hydra(overrides: Sequence[str]) -> DictConfig:
             )
     with hydra_initialized():
         config = _compose(overrides)
+        typed = config.hydra.overrides.task
         going_with = _going_with(parsed, config.hydra.runtime.choices)
         if going_with:
-            typed = config.hydra.overrides.task
             config = _compose([*overrides, *going_with])
-            config.hydra.overrides.task = typed
+        for key in _strangers(parsed, config):
+            place, _, name = key.rpartition(".")
+            with open_dict(config):
+                del OmegaConf.select(config, place)[name]
+        config.hydra.overrides.task = typed
         check_overrides(parsed, config)
     return config
 
@@ -128,6 +133,35 @@ def _going_with(typed: Sequence[Override], choices: Mapping[str, str]) -> list[s
         for (by_group, by_choice), (group, default, choice) in GOES_WITH.items()
         if choices[by_group] == by_choice and choices[group] == default and group not in groups
     ]
+
+
+REPLACEABLE = ("augment", "encoder", "projector", "optimizer", "scheduler", "probe")
+
+
+def _strangers(typed: Sequence[Override], config: DictConfig) -> list[str]:
+    """Keys that a recipe set for its own choice of a part, and that the choice typed in its place
+    does not have: method=byol sets the trust of its optimizer, which optimizer=sgd lacks. What was
+    typed is never among them."""
+    groups = {override.key_or_group for override in typed} & set(REPLACEABLE)
+    searchpath = [o.input_line or "" for o in typed if o.key_or_group == SEARCHPATH]
+    found: list[str] = []
+    for group in sorted(groups):
+        name = f"{group}/{config.hydra.runtime.choices[group]}"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Hydra's, of lists of defaults
+            alone = compose(name, searchpath)
+        found += _missing_in(alone.get(group, alone), config[group], group)
+    keys = [override.key_or_group for override in typed]
+    return [key for key in found if not any(k == key or k.startswith(f"{key}.") for k in keys)]
+
+
+def _missing_in(alone: Any, node: Any, place: str) -> Iterator[str]:
+    """The keys of `node` that `alone` lacks, below it, too."""
+    for key in map(str, node) if isinstance(node, DictConfig) else ():
+        if key not in alone:
+            yield f"{place}.{key}"
+        elif isinstance(alone._get_node(key), DictConfig):
+            yield from _missing_in(alone._get_node(key), node._get_node(key), f"{place}.{key}")
 
 
 def without_hydra(config: DictConfig) -> DictConfig:
