@@ -93,6 +93,10 @@ def summary_line(result: dict[str, Any], run_dir: RunDir) -> str:
     return f"top-1 {result['top1']:.2f} % ({'; '.join(parts)}) in {run_dir}"
 
 
+def encoder_parameters(config: DictConfig) -> dict[str, Any]:
+    return _parameters(config.encoder)
+
+
 def _parameters(node: DictConfig) -> dict[str, Any]:
     container = OmegaConf.to_container(node, resolve=True)
     assert isinstance(container, dict)

@@ -35,7 +35,7 @@ def eval_refused(refused: Callable[..., str]) -> Callable[..., str]:
 
 def evaluations(run_dir: RunDir) -> dict[str, dict[str, Any]]:
     folder = run_dir.path / "evaluations"
-    return {path.name: json.loads(path.read_text()) for path in folder.iterdir()}
+    return {path.name: json.loads(path.read_text()) for path in folder.glob("*.json")}
 
 
 # ------------------------------------------------------------------ its own data
@@ -90,7 +90,9 @@ def test_nothing_that_was_there_is_changed(
     assert set(second) - set(before) == {
         "evaluations",
         "evaluations/digits-lbfgs.json",
+        "evaluations/digits-lbfgs.npz",
         "evaluations/digits-lbfgs-2.json",
+        "evaluations/digits-lbfgs-2.npz",
     }
     optimiser = evaluations(run_dir)["digits-lbfgs-2.json"]["probe"]["optimiser"]
     assert "at most 3 iterations" in optimiser
