@@ -23,9 +23,7 @@ KEYS = {
     ),
     "checkpoint": Key(help="the name of a file in the run's checkpoints/", default="last"),
     "features": Key(help="encoder | projector: before or behind the projector", default="encoder"),
-    "few_labels": Key(
-        help="also probes fitted to few images: [0.01,0.1,5] is 1 %, 10 %, 5 a class"
-    ),
+    "few_labels": Key(help="also probes of few images: [1%,0.1,5] is 1 %, 10 %, 5 a class"),
     "few_labels.draws": Key(help="how many times few images are drawn", default=5),
     "corruption": Key(help="also accuracy on corrupted test images: a kind, [several], or all"),
     "corruption.severity": Key(help="1 to 5, [several], or all", default="all"),
@@ -138,6 +136,10 @@ def _wanted(values: dict[str, Any]) -> Wanted:
     from tcl_train.evaluation.corruption import Corrupted
     from tcl_train.evaluation.few_labels import FewLabels
 
+    for key in values:
+        parent = key.partition(".")[0]
+        if parent not in values:
+            raise RequestError(f"{key}={values[key]}: goes with {parent}=; give it, too")
     values = {key: values.get(key, known.default) for key, known in KEYS.items()}
     further: list[Any] = []
     try:

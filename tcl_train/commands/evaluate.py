@@ -25,6 +25,8 @@ from tcl_train.runtime.files import write_json
 
 log = logging.getLogger(__name__)
 
+OUTPUTS = Path("outputs/evaluations")  # of encoders that no run has trained
+
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
@@ -73,7 +75,7 @@ def evaluate_again(
     parts = [names.dataset, names.probe]
     parts += [wanted.features] if wanted.features != "encoder" else []
     parts += [checkpoint.stem] if wanted.checkpoint != "last" else []
-    path = _free_name(run_dir.evaluations, "-".join(parts))
+    path = _free(run_dir.evaluations, "-".join(parts), ".json")
     _write(path, result, measured)
     log.info("%s in %s", _summary(result), path)
     return result
@@ -86,10 +88,13 @@ def evaluate_encoder(config: DictConfig, out: str | None, wanted: Wanted) -> dic
     Raises:
         RequestError: a result is there already, there are no labels, or a value is wrong.
     """
-    names = config.names
-    folder = RunDir(out or f"outputs/evaluations/{names.dataset}-{names.encoder}")
-    if folder.started or folder.finished:
-        raise RequestError(f"out={folder}: already contains a result; give another folder")
+    folder = RunDir(_free(OUTPUTS, f"{config.names.dataset}-{config.names.encoder}"))
+    if out is not None:
+        folder = RunDir(out)
+        if folder.started or folder.finished:
+            raise RequestError(f"out={folder}: already contains a result; give another folder")
+        if folder.path.exists() and not folder.path.is_dir():
+            raise RequestError(f"out={folder}: is a file; give a folder")
     evaluation = build_evaluation(config, None, untrained=wanted.untrained, further=wanted.further)
     measured = evaluation.evaluator.measure(evaluation.encoder)
     result = {**measured.values, **_about_encoder(evaluation)}
@@ -146,12 +151,12 @@ def _write(path: Path, result: dict[str, Any], measured: Measured, npz: Path | N
         raise RequestError(f"{path}: cannot be written ({error.strerror})") from error
 
 
-def _free_name(folder: Path, stem: str) -> Path:
-    """The first of stem.json, stem-2.json, ... that is not there."""
-    path, number = folder / f"{stem}.json", 1
+def _free(folder: Path, stem: str, ending: str = "") -> Path:
+    """The first of stem, stem-2, ... that is not there."""
+    path, number = folder / f"{stem}{ending}", 1
     while path.exists():
         number += 1
-        path = folder / f"{stem}-{number}.json"
+        path = folder / f"{stem}-{number}{ending}"
     return path
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from statistics import mean, stdev
 from typing import Any
@@ -25,14 +26,14 @@ class FewLabels:
     """The measure `few_labels`: the probe, whichever was chosen, is fitted to some of the training
     images and scored on the whole test split; mean and standard deviation over draws of them.
 
-    amounts: below 1 a share of the training images of each class, else a whole number of images of
-    each class. draws: how many times images are drawn.
+    amounts: below 1 (or as `10%`) a share of the training images of each class, else a whole number
+    of images of each class. draws: how many times images are drawn.
     """
 
-    def __init__(self, amounts: Sequence[float], draws: int = 5) -> None:
-        self.amounts = [
-            _amount(value) for value in checks.several("few_labels", amounts, what="amounts")
-        ]
+    def __init__(self, amounts: float | str | Sequence[float | str], draws: int = 5) -> None:
+        given = [amounts] if isinstance(amounts, int | float | str) else amounts
+        several = map(_amount, checks.several("few_labels", given, what="amounts"))
+        self.amounts = list(dict.fromkeys(several))
         self.draws = checks.integer("few_labels.draws", draws, at_least=1)
 
     def check(self, data: DataSet) -> None:
@@ -81,10 +82,15 @@ class FewLabels:
 
 def _amount(value: Any) -> float:
     """A share in (0, 1), or a whole number."""
-    number = checks.number("few_labels", value, above=0)
-    if number >= 1 and number != int(number):
-        raise ValueError(
-            f"few_labels must be shares below 1 and whole numbers of images of each class, got "
-            f"{value}"
-        )
+    number: Any = value
+    if isinstance(value, str) and value.endswith("%"):
+        with suppress(ValueError):
+            number = float(value[:-1]) / 100
+    wanted = "few_labels must be shares below 1 and whole numbers of images of each class, got"
+    try:
+        number = checks.number("few_labels", number, above=0)
+    except TypeError:
+        raise TypeError(f"{wanted} {value!r}") from None
+    if number >= 1 and (number != int(number) or number != value):
+        raise ValueError(f"{wanted} {value}")
     return int(number) if number >= 1 else number
