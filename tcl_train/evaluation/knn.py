@@ -1,10 +1,11 @@
 """Weighted nearest-neighbour classification by cosine similarity.
 
-N: test rows; M: training rows; D: features; K: classes; J: neighbours.
+N: test rows; M: training rows; D: features; K: classes; J: neighbours; G: groups of training rows.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from tcl_train.evaluation.measure import Evaluated
 NEIGHBOURS = 20
 TEMPERATURE = 0.07
 CHUNK = 1024
+SMALLEST_GROUP = 8  # of columns, for grouping them to be of use
 
 
 class KNN:
@@ -62,7 +64,7 @@ def knn_scores_by_k(
     neighbours = min(max(k), len(reference_MD))
     scores: dict[int, list[Tensor]] = {of: [] for of in k}
     for chunk_ND in F.normalize(x_ND).split(CHUNK):
-        similarity_NJ, nearest_NJ = (chunk_ND @ reference_MD.T).topk(neighbours, dim=1)
+        similarity_NJ, nearest_NJ = largest(chunk_ND @ reference_MD.T, neighbours)
         # Measured from the nearest, so that a small temperature does not overflow.
         vote_NJ = ((similarity_NJ - similarity_NJ[:, :1]) / temperature).exp()
         class_NJ = train.y_N[nearest_NJ]
@@ -70,6 +72,29 @@ def knn_scores_by_k(
             score_NK = vote_NJ.new_zeros(len(chunk_ND), num_classes)
             parts.append(score_NK.scatter_add_(1, class_NJ[:, :of], vote_NJ[:, :of]))
     return {of: torch.cat(parts) for of, parts in scores.items()}
+
+
+def largest(x_NM: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The largest values of each row in falling order, and their places, both (N, count): what topk
+    gives, in a quarter of the time where there are many columns and few are wanted.
+
+    The columns are dealt out to G groups. A value is among the largest only if its group's maximum
+    is, so that they lie in the `count` groups with the largest maxima.
+    """
+    columns = x_NM.shape[1]
+    in_group = math.isqrt(columns // count)  # so that there are about as many groups as candidates
+    groups = columns // in_group
+    if in_group < SMALLEST_GROUP:
+        values_NJ, places_NJ = x_NM.topk(count, dim=1)
+        return values_NJ, places_NJ
+    dealt = in_group * groups
+    maximum_NG = x_NM[:, :dealt].unflatten(1, (in_group, groups)).amax(1)
+    group_NJ1 = maximum_NG.topk(count, dim=1, sorted=False).indices[:, :, None]
+    steps_S = torch.arange(in_group, device=x_NM.device) * groups
+    rest_R = torch.arange(dealt, columns, device=x_NM.device).expand(len(x_NM), -1)
+    candidate_NC = torch.cat([(group_NJ1 + steps_S).flatten(1), rest_R], 1)
+    values_NJ, chosen_NJ = x_NM.gather(1, candidate_NC).topk(count, dim=1)
+    return values_NJ, candidate_NC.gather(1, chosen_NJ)
 
 
 def knn_scores(

@@ -71,6 +71,23 @@ def test_the_neighbours_are_those_of_brute_force(make_features, monkeypatch) -> 
     )
 
 
+@pytest.mark.parametrize(("columns", "count"), [(1, 1), (20, 20), (700, 5), (5003, 20), (999, 1)])
+def test_the_largest_are_those_of_topk(columns, count) -> None:
+    """As many as there are, few of many, and columns that are left over when they are dealt out."""
+    x_NM = torch.randn(30, columns, generator=torch.Generator().manual_seed(columns))
+    x_NM[::2] = x_NM[::2].sort(1, descending=True).values  # all the largest side by side
+    values_NJ, places_NJ = knn.largest(x_NM, count)
+    expected = x_NM.topk(count, dim=1)
+    assert torch.equal(values_NJ, expected.values)
+    assert torch.equal(places_NJ, expected.indices)
+
+
+def test_the_largest_of_equal_values_are_different_places() -> None:
+    values_NJ, places_NJ = knn.largest(torch.ones(3, 4000), 10)
+    assert (values_NJ == 1).all()
+    assert all(len(set(row)) == 10 for row in places_NJ.tolist())
+
+
 @pytest.mark.parametrize(
     ("keys", "named"),
     [
