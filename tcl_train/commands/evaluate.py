@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from tcl_train import __version__
 from tcl_train.build_evaluation import Evaluation, build_evaluation
-from tcl_train.commands.result import about_data, encoder_parameters
+from tcl_train.commands.result import about_data, encoder_parameters, how_scored
 from tcl_train.errors import RequestError, few
 from tcl_train.evaluation.evaluate import Measured
 from tcl_train.evaluation.measure import FurtherMeasure
@@ -161,12 +161,8 @@ def _free(folder: Path, stem: str, ending: str = "") -> Path:
 
 
 def _summary(result: Mapping[str, Any]) -> str:
-    tuned = result["probe"]["optimiser"].startswith("fine-tuning")
-    parts = [
-        "fine-tuned encoder" if tuned else "linear probe of frozen features",
-        result["dataset"],
-    ]
-    text = f"top-1 {result['top1']:.2f} % ({', '.join(parts)}; kNN {result['knn_top1']:.2f} %"
+    how = f"{how_scored(result)}, {result['dataset']}"
+    text = f"top-1 {result['top1']:.2f} % ({how}; kNN {result['knn_top1']:.2f} %"
     if result["random_encoder_top1"] is not None:
         text += f"; untrained encoder {result['random_encoder_top1']:.2f} %"
     for amount, found in result.get("few_labels", {}).items():

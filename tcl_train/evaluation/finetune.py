@@ -16,6 +16,8 @@ from tcl_train.evaluation.sgd import linear_classifier
 
 log = logging.getLogger(__name__)
 
+FINE_TUNING = "fine-tuning"  # with which the protocol's optimiser begins
+
 
 class FineTuneProbe:
     """SGD with momentum and a cosine schedule on fresh augmented views of the training images, of
@@ -83,7 +85,7 @@ class FineTuneProbe:
                 "features": "encoder trained with the classifier, fresh augmented views",
                 "normalisation": "none",
                 "optimiser": (
-                    f"fine-tuning by SGD, {epochs} epochs of batches of {views.batch_size}, lr "
+                    f"{FINE_TUNING} by SGD, {epochs} epochs of batches of {views.batch_size}, lr "
                     f"{self.lr:g} (classifier {self.classifier_lr:g}), momentum "
                     f"{self.momentum:g}, cosine to {self.schedule.floor:g} of lr"
                 ),
