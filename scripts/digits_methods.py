@@ -78,7 +78,7 @@ def measure(name: str, seed: int, *words: str) -> dict[str, Any]:
         config = compose_run(run_words(name, f"seed={seed}", *words)).config
         if name == "untrained":
             run, written = build_run(config), []
-            result = run.evaluator.measure(run.trainer.method.encoder)
+            result = run.evaluator.measure(run.trainer.method.encoder).values
         else:
             result = train(config, run_dir, resume=False)
             written = run_dir.metrics.read_text().splitlines()

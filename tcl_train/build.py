@@ -2,9 +2,8 @@
 
 Each command calls one function of this module and gets all that it works with:
 
-    run = build_run(config)                             # tcl-train
-    evaluation = build_evaluation(config, checkpoint)   # tcl-eval
-    encoder = load_encoder("outputs/...")               # Python
+    run = build_run(config)                  # tcl-train
+    encoder = load_encoder("outputs/...")    # Python
 
 The functions below them build single parts. Nothing is written back into the config: what is
 derived (the stem, the mean, the steps) is worked out where it is built.
@@ -15,7 +14,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,6 +41,7 @@ from tcl_train.engine.optimizers import Optimizer
 from tcl_train.engine.schedule import Schedule, by_epoch
 from tcl_train.errors import RequestError
 from tcl_train.evaluation.evaluate import Evaluator
+from tcl_train.evaluation.knn import KNN
 from tcl_train.evaluation.monitor import MONITORS, Monitor
 from tcl_train.evaluation.probe import Probe
 from tcl_train.methods.method import Method
@@ -83,6 +83,7 @@ class Settings:
     view_size: int | Sequence[Sequence[int]] | Mapping[int, int] | None = None
     monitor: str | None = None
     monitor_every: int = 1
+    knn: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         c = checks
@@ -108,6 +109,7 @@ class Settings:
             lambda: c.integer("monitor_every", self.monitor_every, at_least=1),
             lambda: NonFinite(self.on_nonfinite, self.nonfinite_limit),
             lambda: c.one_of("on_collapse", self.on_collapse, ON_COLLAPSE),
+            lambda: KNN(**self.knn),
             lambda: (
                 self.chunk_size is None
                 or c.integer("chunk_size (or null)", self.chunk_size, at_least=1)
@@ -246,7 +248,7 @@ def build_run(
         RequestError: a value is out of range, the parts do not fit together, data are missing, or
             the checkpoint belongs to another run.
     """
-    settings, _, loss, probe, _ = _all_parts(  # what is wrong with them, before data are read
+    settings, _, loss, probe, _ = all_parts(  # what is wrong with them, before data are read
         partial(read_settings, config),
         partial(_check_sampler, config),
         partial(build_loss, config),
@@ -268,7 +270,7 @@ def build_run(
             data = build_data(
                 config, supervised=settings.supervised, local_processes=processes.local_count
             )
-    data = _with_validation(data, settings)
+    data = with_validation(data, settings)
     with _as_request_error(""):
         data = data.with_labels_of(settings.labelled, generator(settings.seed, "labelled"))
     trainer = _build_trainer(config, settings, loss=loss, data=data, runtime=runtime)
@@ -285,17 +287,18 @@ def build_run(
         seed=settings.seed,
         batch_size=settings.batch_size,
         mirror_features=settings.mirror_features,
+        knn=KNN(**settings.knn),
     )
     return Run(config=config, settings=settings, data=data, trainer=trainer, evaluator=evaluator)
 
 
-def _with_validation(data: DataSet, settings: Settings) -> DataSet:
+def with_validation(data: DataSet, settings: Settings) -> DataSet:
     with _as_request_error(""):
         g = generator(settings.seed, "validation")
         return data.with_validation(settings.validation, g)
 
 
-def _all_parts(*makers: Callable[[], Any]) -> list[Any]:
+def all_parts(*makers: Callable[[], Any]) -> list[Any]:
     """What all of them make. Raises RequestError with everything that they complain of."""
     parts: list[Any] = []
     problems: list[str] = []
@@ -417,63 +420,7 @@ def _restore(trainer: Trainer, state: dict[str, Any], path: Path | None) -> None
         ) from error
 
 
-@dataclass(frozen=True, kw_only=True)
-class Evaluation:
-    """All parts of the evaluation of a trained encoder.
-
-    step: the number of training steps that the encoder has seen.
-    """
-
-    config: DictConfig
-    data: DataSet
-    encoder: Encoder
-    evaluator: Evaluator
-    step: int
-
-
-def build_evaluation(config: DictConfig, path: Path) -> Evaluation:
-    """The encoder of a checkpoint with what measures it. Images are normalised by their own data
-    set's mean and standard deviation, as in the usual transfer protocol.
-
-    Raises:
-        RequestError: there is no whole checkpoint, it does not fit the config, or a value is wrong.
-    """
-    settings = read_settings(config)
-    probe = build_probe(config)
-    state = checkpoint.load(path, needed=ENCODER_PARTS)
-    encoder = _restore_encoder(config, state)
-    runtime = Runtime(device=settings.device, precision=settings.precision, compile=False)
-    data = _with_validation(build_data(config, supervised=True), settings)
-    image_size = state["about"]["image_size"]
-    evaluator = Evaluator(
-        data=data,
-        probe=probe,
-        augment=build_augment(config, data),
-        runtime=runtime,
-        make_untrained=partial(build_encoder, config, image_size=image_size),
-        seed=settings.seed,
-        batch_size=settings.batch_size,
-        mirror_features=settings.mirror_features,
-        seen=_was_seen(data, state),
-    )
-    return Evaluation(
-        config=config,
-        data=data,
-        encoder=runtime.place(encoder),
-        evaluator=evaluator,
-        step=state["step"],
-    )
-
-
-def _was_seen(data: DataSet, state: dict[str, Any]) -> bool:
-    """Whether these are the images of the pretraining; of runs of earlier versions nothing is
-    known, so that it is assumed."""
-    before = state["about"].get("data")
-    return before is None or difference(before, data.fingerprint()) is None
-
-
 ENCODER_PARTS = ("method", "about")  # of a checkpoint
-ENCODER_PREFIX = "encoder."
 
 
 def load_encoder(run: str | Path, *, trust: Sequence[str] = ()) -> Encoder:
@@ -492,26 +439,30 @@ def load_encoder(run: str | Path, *, trust: Sequence[str] = ()) -> Encoder:
     """
     run_dir = RunDir(run)
     config = run_dir.read_config(trust)
-    return _restore_encoder(config, checkpoint.load(run_dir.last_checkpoint, needed=ENCODER_PARTS))
+    return restore_encoder(config, checkpoint.load(run_dir.last_checkpoint, needed=ENCODER_PARTS))
 
 
-def _restore_encoder(config: DictConfig, state: dict[str, Any]) -> Encoder:
+def restore_encoder(config: DictConfig, state: dict[str, Any]) -> Encoder:
     """The encoder of a loaded checkpoint; every key must match."""
     about = state["about"]
     encoder = build_encoder(config, image_size=about["image_size"])
-    weights = {
-        key.removeprefix(ENCODER_PREFIX): value
-        for key, value in state["method"].items()
-        if key.startswith(ENCODER_PREFIX)
-    }
     try:
-        encoder.load_state_dict(weights)
+        encoder.load_state_dict(weights_below("encoder.", state))
     except RuntimeError as error:
         raise RequestError(
             f"the checkpoint does not fit its config's encoder ({str(error).splitlines()[0]})"
         ) from error
     encoder.mean, encoder.std = tuple(about["mean"]), tuple(about["std"])
     return encoder.eval()
+
+
+def weights_below(prefix: str, state: dict[str, Any]) -> dict[str, Any]:
+    """Of a loaded checkpoint's method, those whose names begin so, without it."""
+    return {
+        key.removeprefix(prefix): value
+        for key, value in state["method"].items()
+        if key.startswith(prefix)
+    }
 
 
 # ------------------------------------------------------------------ single parts

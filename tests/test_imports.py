@@ -23,6 +23,7 @@ LEVELS = (
     {"__main__"},
     {"cli"},
     {"commands"},
+    {"build_evaluation"},
     {"build"},
     {"evaluation"},
     {"engine"},

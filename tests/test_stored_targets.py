@@ -46,6 +46,10 @@ STORED = {
     "tcl_train.engine.schedule.Cosine": {"warmup_epochs", "floor"},
     "tcl_train.engine.schedule.Linear": {"warmup_epochs", "floor"},
     "tcl_train.engine.schedule.Step": {"milestones", "gamma", "warmup_epochs"},
+    "tcl_train.evaluation.finetune.FineTuneProbe": {
+        *("epochs", "lr", "classifier_lr", "momentum", "weight_decay", "floor", "batch_size"),
+        "min_steps",
+    },
     "tcl_train.evaluation.lbfgs.LBFGSProbe": {"l2", "held_out", "max_iter", "tolerance"},
     "tcl_train.evaluation.sgd.SGDProbe": {
         *("epochs", "lr", "momentum", "weight_decay", "floor", "batch_size")

@@ -265,23 +265,33 @@ def _extended(stored: DictConfig, composed: DictConfig) -> DictConfig:
 
 
 EVALUATION_KEYS = ("dataset", "probe")
-EVALUATION_SETTINGS = ("device", "precision", "data", "seed", "batch_size", TRUST)
+EVALUATION_SETTINGS = ("device", "precision", "data", "seed", "batch_size", "knn", TRUST)
+
+
+def check_evaluation_keys(overrides: Sequence[str], *, of_run: bool) -> None:
+    """Raises RequestError for an override that sets something that evaluation does not use.
+
+    of_run: whether the encoder is a run's, which says what it is.
+    """
+    own = EVALUATION_KEYS if of_run else ("encoder", *EVALUATION_KEYS)
+    for override in parse_overrides(overrides):
+        key = override.key_or_group
+        if key != SEARCHPATH and key.split(".")[0] not in (*own, *EVALUATION_SETTINGS):
+            what = "run=DIR" if of_run else "encoder"
+            raise RequestError(
+                f"{override.input_line}: evaluation takes {what}, dataset, probe and "
+                f"{', '.join(EVALUATION_SETTINGS)}, and their keys; see tcl-eval --help"
+            )
 
 
 def evaluation_config(stored: DictConfig, overrides: Sequence[str]) -> DictConfig:
-    """The config of a run with another data set or probe, for evaluating its encoder again.
+    """The config of a run with another data set or probe, for evaluating its encoder again. The
+    overrides are those that :func:`check_evaluation_keys` lets pass.
 
     Raises:
-        RequestError: an override sets something that evaluation does not use.
+        RequestError: an override cannot be carried out.
     """
     given = parse_overrides(overrides)
-    for override in given:
-        key = override.key_or_group
-        if key != SEARCHPATH and key.split(".")[0] not in (*EVALUATION_KEYS, *EVALUATION_SETTINGS):
-            raise RequestError(
-                f"{override.input_line}: evaluation takes run=DIR, dataset, probe and "
-                f"{', '.join(EVALUATION_SETTINGS)}, and their keys"
-            )
     chosen = {override.key_or_group for override in given}
     if "dataset" in chosen:
         chosen |= {"probe", "experiment"}  # its recipe chooses the probe

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from tcl_train import __version__
 from tcl_train.build import Run
 from tcl_train.data.dataset import DataSet
+from tcl_train.evaluation.finetune import FINE_TUNING
 from tcl_train.run.directory import RunDir
 from tcl_train.runtime.device import device_name
 
@@ -75,12 +77,18 @@ def about_data(name: str, data: DataSet) -> dict[str, Any]:
     }
 
 
+def how_scored(result: Mapping[str, Any]) -> str:
+    """Whose accuracy top-1 is, in words."""
+    tuned = result["probe"]["optimiser"].startswith(FINE_TUNING)
+    return "fine-tuned encoder" if tuned else "linear probe of frozen features"
+
+
 def summary_line(result: dict[str, Any], run_dir: RunDir) -> str:
     """The accuracy, how it was measured, and where the run is."""
     if result["top1"] is None:
         return f"no top-1: these images have no labels; encoder and metrics in {run_dir}"
     parts = [
-        f"linear probe of frozen features, {result['probe']['optimiser'].split(',')[0]}, "
+        f"{how_scored(result)}, {result['probe']['optimiser'].split(',')[0]}, "
         f"on {result['num_test']} test images of {result['dataset']}",
         f"kNN {result['knn_top1']:.2f} %",
     ]
@@ -91,6 +99,10 @@ def summary_line(result: dict[str, Any], run_dir: RunDir) -> str:
     if "classifier_top1" in result:
         parts.append(f"its own classifier {result['classifier_top1']:.2f} %")
     return f"top-1 {result['top1']:.2f} % ({'; '.join(parts)}) in {run_dir}"
+
+
+def encoder_parameters(config: DictConfig) -> dict[str, Any]:
+    return _parameters(config.encoder)
 
 
 def _parameters(node: DictConfig) -> dict[str, Any]:

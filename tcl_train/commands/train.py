@@ -20,7 +20,7 @@ from tcl_train.data.dataset import difference
 from tcl_train.engine.fit import Trainer
 from tcl_train.engine.profile import Profile, StepProfile
 from tcl_train.errors import Interrupted, RequestError, TrainingError
-from tcl_train.evaluation.evaluate import classifier_top1
+from tcl_train.evaluation.evaluate import Measured, classifier_top1
 from tcl_train.run.checkpoint import Checkpoints, UnwrittenCheckpoints
 from tcl_train.run.directory import RunDir
 from tcl_train.run.logs import held_messages, log_to_file
@@ -87,13 +87,15 @@ def train(
             checkpoints = kind(run_dir.checkpoints, **settings.checkpoint, largest=agree)
             signals = Signals(agree)
             trainer.fit(sink, checkpoints, signals, profile)
-            measures = _measure(run)
+            measures, predictions = _measure(run)
             numbers = {EVAL + k: v for k, v in measures.items() if isinstance(v, float)}
             sink.write(trainer.step, settings.epochs - 1, numbers)
             wall_seconds = earlier_seconds + perf_counter() - begin
             result = assemble_result(run, measures, wall_seconds=wall_seconds, commit=commit)
             with processes.first_alone("result"):
                 if processes.is_first:
+                    if predictions is not None:
+                        predictions.save(run_dir.predictions)
                     write_json(run_dir.result, result)
                     checkpoints.finish()
             log.info("%s", summary_line(result, run_dir))
@@ -148,13 +150,15 @@ def _log_plan(run: Run) -> None:
         log.info("resuming at step %d of %d", trainer.step, trainer.total_steps)
 
 
-def _measure(run: Run) -> dict[str, Any]:
+def _measure(run: Run) -> Measured:
     trainer = run.trainer
-    measures = run.evaluator.measure(trainer.method.encoder)
+    measured = run.evaluator.measure(trainer.method.encoder)
     own_top1 = classifier_top1(
         trainer.method, run.data, run.evaluator.augment.normalize, trainer.runtime
     )
-    return measures if own_top1 is None else {**measures, "classifier_top1": own_top1}
+    if own_top1 is not None:
+        measured.values["classifier_top1"] = own_top1
+    return measured
 
 
 @contextmanager

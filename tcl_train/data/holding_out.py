@@ -20,3 +20,16 @@ def held_out_rows(y_N: Tensor, share: float, g: torch.Generator) -> Tensor:
     mask_N = torch.zeros(len(y_N), dtype=torch.bool)
     mask_N[by_class_N[places]] = True
     return mask_N.to(y_N.device)
+
+
+def few_rows(y_N: Tensor, amount: float, g: torch.Generator) -> Tensor:
+    """Places of some rows of each class, drawn at random, in order. amount: below 1 a share of each
+    class, but at least one row; else a number of rows of each class, all where it has fewer."""
+    shuffled_N = torch.randperm(len(y_N), generator=g)
+    shuffled_y_N = y_N.cpu()[shuffled_N]
+    chosen = []
+    for label in shuffled_y_N.unique().tolist():
+        of_class = shuffled_N[shuffled_y_N == label]
+        count = max(1, round(amount * len(of_class))) if amount < 1 else int(amount)
+        chosen.append(of_class[:count])
+    return torch.cat(chosen).sort().values

@@ -15,7 +15,7 @@ from torch import Tensor
 from tcl_train import checks
 from tcl_train.data.holding_out import held_out_rows
 from tcl_train.evaluation.features import Features, accuracy
-from tcl_train.evaluation.probe import ProbeInput, ProbeResult
+from tcl_train.evaluation.probe import Classifier, ProbeInput
 from tcl_train.runtime.randomness import generator
 
 # Powers of ten would be too far apart: see docs/cpu20.md.
@@ -40,7 +40,7 @@ class LBFGSProbe:
     strength, from the strongest to the weakest and each starting from the last, the probe is
     fitted to the rest and scored on the held-out part; the search stops when three strengths in
     a row score below the best. The best one (of equals the strongest) is fitted again to all
-    training features. The test split is scored once, at the end.
+    training features.
 
     l2: strengths to choose from, of  mean cross-entropy + l2/2 |W|^2  (the bias is free); None:
     half decades from 1 to 1e-6;
@@ -62,18 +62,15 @@ class LBFGSProbe:
         self.max_iter = checks.integer("max_iter", max_iter, at_least=1)
         self.tolerance = checks.number("tolerance", tolerance, at_least=0)
 
-    def __call__(self, given: ProbeInput) -> ProbeResult:
+    def __call__(self, given: ProbeInput) -> Classifier:
         standardise = Standardise(given.train.x_ND)
         train = Features(standardise(given.train.x_ND), given.train.y_N)
         l2, held_out_top1, weights = self.choose_l2(train, given.num_classes, given.seed)
-        weights = self.fit(train, l2, weights)
-        score_NK = weights.scores(standardise(given.test.x_ND))
-        val = given.validation
+        fitted = self.fit(train, l2, weights)
         seen = "saw" if given.seen else "did not see"
-        return ProbeResult(
-            top1=accuracy(score_NK, given.test.y_N),
-            top5=accuracy(score_NK, given.test.y_N, top=5),
-            val_top1=val and accuracy(weights.scores(standardise(val.x_ND)), val.y_N),
+        return Classifier(
+            encoder=given.encoder,
+            head=lambda x_ND: fitted.scores(standardise(x_ND)),
             protocol={
                 "features": "frozen encoder in evaluation mode, no augmentation",
                 "normalisation": "standardised by the training features",

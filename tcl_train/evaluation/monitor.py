@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
-import torch
 from torch import nn
 
 from tcl_train.data.dataset import DataSet, Split
@@ -13,8 +12,8 @@ from tcl_train.data.normalize import Normalize
 from tcl_train.evaluation.features import extract
 from tcl_train.evaluation.geometry import rankme, uniformity
 from tcl_train.evaluation.knn import knn_top1
+from tcl_train.evaluation.measure import sampled
 from tcl_train.runtime.device import Runtime
-from tcl_train.runtime.randomness import generator
 
 log = logging.getLogger(__name__)
 
@@ -62,5 +61,4 @@ class Monitor:
         assert train is not None
         if len(train) <= MOST_TRAINING_IMAGES:
             return train
-        order_N = torch.randperm(len(train), generator=generator(self.seed, "monitor"))
-        return train.chosen(order_N[:MOST_TRAINING_IMAGES].sort().values)
+        return train.chosen(sampled(len(train), MOST_TRAINING_IMAGES, self.seed, "monitor"))

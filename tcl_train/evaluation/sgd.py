@@ -7,20 +7,15 @@ import torch.nn.functional as F
 from torch import nn
 
 from tcl_train import checks
-from tcl_train.data.loader import Loader, cut_where_read
-from tcl_train.data.shares import Shares
-from tcl_train.data.views import ViewGroup, ViewPlan
 from tcl_train.engine.schedule import Cosine
-from tcl_train.evaluation.features import accuracy, frozen
-from tcl_train.evaluation.probe import ProbeInput, ProbeResult
-from tcl_train.runtime.processes import ALONE
-from tcl_train.runtime.randomness import derive
+from tcl_train.evaluation.features import frozen
+from tcl_train.evaluation.labelled_views import LabelledViews
+from tcl_train.evaluation.probe import Classifier, ProbeInput
 
 
 class SGDProbe:
     """A linear classifier trained by SGD with momentum and a cosine schedule on fresh augmented
-    views of the training images. The encoder stays frozen and in evaluation mode, and the test
-    split is scored once, after the last epoch.
+    views of the training images. The encoder stays frozen and in evaluation mode.
 
     epochs, lr, momentum, weight_decay: of the classifier; floor: the last learning rate as a share
     of the first; batch_size: None takes that of pretraining.
@@ -44,27 +39,9 @@ class SGDProbe:
         if batch_size is not None:
             checks.integer("batch_size", batch_size, at_least=1)
 
-    def __call__(self, given: ProbeInput) -> ProbeResult:
-        seed = derive(given.seed, "sgd-probe")
-        batch_size = min(self.batch_size or given.batch_size, len(given.train_split))
-        cut, groups = cut_where_read([ViewGroup(augment=given.augment, count=1)], given.train_split)
-        processes = given.runtime.processes
-        divided = batch_size % processes.count == 0  # or each process takes the whole batch
-        shares = Shares(batch_size, processes=processes if divided else ALONE)
-        loader = Loader(
-            given.train_split,
-            batch_size=batch_size,
-            supervised=True,
-            seed=seed,
-            device=given.runtime.device,
-            cut=cut,
-            places=shares.places(),
-        )
-        views = ViewPlan(groups, seed=seed)
-        classifier = nn.Linear(given.train.x_ND.shape[1], given.num_classes)
-        nn.init.zeros_(classifier.weight)
-        nn.init.zeros_(classifier.bias)
-        classifier.to(given.runtime.device)
+    def __call__(self, given: ProbeInput) -> Classifier:
+        views = LabelledViews(given, batch_size=self.batch_size, name="sgd-probe", divided=True)
+        classifier = linear_classifier(given)
         optimizer = torch.optim.SGD(
             classifier.parameters(),
             lr=self.lr,
@@ -73,37 +50,36 @@ class SGDProbe:
         )
         step = 0
         for epoch in range(self.epochs):
-            for images, labels_B in loader.epoch(epoch):
-                factor = self.schedule(step, loader.steps_per_epoch, self.epochs)
+            for views_NCHW, labels_B in views.epoch(epoch):
+                factor = self.schedule(step, views.steps_per_epoch, self.epochs)
                 optimizer.param_groups[0]["lr"] = self.lr * factor
-                drawn = views.draw(
-                    images, loader.places, batch_size=batch_size, epoch=epoch, step=step
-                )
-                (views_NCHW,) = drawn.of(slice(0, len(loader.places)))
                 with frozen(given.encoder), given.runtime.autocast():
                     own_ND = given.encoder(views_NCHW).float()
-                features_ND = shares.processes.gather(own_ND).flatten(0, 1)
+                features_ND = views.processes.gather(own_ND).flatten(0, 1)
                 loss = F.cross_entropy(classifier(features_ND), labels_B)
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
                 step += 1
-        with torch.no_grad():
-            score_NK = classifier(given.test.x_ND)
-            val = given.validation
-            val_top1 = val and accuracy(classifier(val.x_ND), val.y_N)
-        return ProbeResult(
-            top1=accuracy(score_NK, given.test.y_N),
-            top5=accuracy(score_NK, given.test.y_N, top=5),
-            val_top1=val_top1,
+        return Classifier(
+            encoder=given.encoder,
+            head=classifier,
             protocol={
                 "features": "frozen encoder in evaluation mode, fresh augmented views",
                 "normalisation": "none",
                 "optimiser": (
-                    f"SGD, {self.epochs} epochs of batches of {batch_size}, lr {self.lr:g}, "
+                    f"SGD, {self.epochs} epochs of batches of {views.batch_size}, lr {self.lr:g}, "
                     f"momentum {self.momentum:g}, cosine to {self.schedule.floor:g} of lr"
                 ),
                 "l2": self.weight_decay,
                 "l2_chosen_by": "fixed in the config",
             },
         )
+
+
+def linear_classifier(given: ProbeInput) -> nn.Linear:
+    """Of the encoder's features, with zero weights."""
+    classifier = nn.Linear(given.train.x_ND.shape[1], given.num_classes)
+    nn.init.zeros_(classifier.weight)
+    nn.init.zeros_(classifier.bias)
+    return classifier.to(given.runtime.device)

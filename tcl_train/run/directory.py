@@ -32,6 +32,8 @@ class RunDir:
         self.last_checkpoint = self.checkpoints / "last.pt"
         self.tensorboard = self.path / "tensorboard"
         self.result = self.path / "result.json"
+        self.predictions = self.path / "predictions.npz"
+        self.evaluations = self.path / "evaluations"
 
     def __str__(self) -> str:
         return str(self.path)
@@ -115,14 +117,15 @@ class RunDir:
 
     def extend(self, config: DictConfig) -> None:
         """Writes the config of a run that is trained for more epochs. What belongs to the fewer
-        epochs, config and result, stays under other names: `result-30-epochs.json`."""
+        epochs, config, result and predictions, stays under other names: `result-30-epochs.json`."""
         before = OmegaConf.load(self.config)
-        for path in (self.result, self.config):
+        for path in (self.result, self.config, self.predictions):
             kept = path.with_name(f"{path.stem}-{before.epochs}-epochs{path.suffix}")
             if path.exists() and not kept.exists():
                 copy_file(path, kept)
         write_text(self.config, OmegaConf.to_yaml(config, resolve=True))
         self.result.unlink(missing_ok=True)
+        self.predictions.unlink(missing_ok=True)
 
     def read_config(self, trust: Sequence[str] | None = ()) -> DictConfig:
         """`config.yaml`.

@@ -45,6 +45,10 @@ class Processes:
     store: Any = None
     _asked: dict[str, int] = field(default_factory=dict, compare=False)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Processes:
+        """A copy of a module that asks them asks the same ones."""
+        return self
+
     @property
     def is_first(self) -> bool:
         """Only the first one writes and prints."""

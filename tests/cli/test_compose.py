@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from tcl_train.cli.choices import config_dir
 from tcl_train.cli.compose import (
     CHANGEABLE_ON_RESUME,
+    check_evaluation_keys,
     compose_run,
     evaluation_config,
     resumed_config,
@@ -358,9 +359,15 @@ def test_what_the_run_said_of_its_parts_does_not_hinder_another_data_set() -> No
 
 
 @pytest.mark.parametrize("word", ["epochs=3", "encoder=resnet18", "tau=0.3", "resume=x", "foo=1"])
-def test_evaluating_refuses_what_it_does_not_use(started: DictConfig, word: str) -> None:
+def test_evaluating_refuses_what_it_does_not_use(word: str) -> None:
     with pytest.raises(RequestError, match=f"{word}: evaluation takes run=DIR, dataset, probe"):
-        evaluated(started, word)
+        check_evaluation_keys([word], of_run=True)
+
+
+def test_without_a_run_the_encoder_may_be_chosen() -> None:
+    check_evaluation_keys(["encoder=resnet18", "encoder.stem=small", "knn.k=5"], of_run=False)
+    with pytest.raises(RequestError, match="epochs=3: evaluation takes encoder, dataset, probe"):
+        check_evaluation_keys(["encoder=resnet18", "epochs=3"], of_run=False)
 
 
 def test_composing_leaves_the_working_directory_empty(

@@ -14,6 +14,7 @@ import torch
 
 from tcl_train.cli.main import main_eval
 from tcl_train.evaluation import evaluate as evaluation
+from tcl_train.evaluation.predictions import Predictions
 from tcl_train.run.directory import RunDir
 
 
@@ -35,7 +36,7 @@ def eval_refused(refused: Callable[..., str]) -> Callable[..., str]:
 
 def evaluations(run_dir: RunDir) -> dict[str, dict[str, Any]]:
     folder = run_dir.path / "evaluations"
-    return {path.name: json.loads(path.read_text()) for path in folder.iterdir()}
+    return {path.name: json.loads(path.read_text()) for path in folder.glob("*.json")}
 
 
 # ------------------------------------------------------------------ its own data
@@ -90,7 +91,9 @@ def test_nothing_that_was_there_is_changed(
     assert set(second) - set(before) == {
         "evaluations",
         "evaluations/digits-lbfgs.json",
+        "evaluations/digits-lbfgs.npz",
         "evaluations/digits-lbfgs-2.json",
+        "evaluations/digits-lbfgs-2.npz",
     }
     optimiser = evaluations(run_dir)["digits-lbfgs-2.json"]["probe"]["optimiser"]
     assert "at most 3 iterations" in optimiser
@@ -141,6 +144,165 @@ def test_the_encoder_is_evaluated_on_images_of_another_size(
     assert evaluations(run_dir)["image_folder-lbfgs.json"]["top1"] == 100
 
 
+def test_an_encoder_that_was_trained_on_grey_images_sees_colour_and_another_size(
+    run_dir: RunDir, two_classes: Path, tcl_eval: Callable[..., Any]
+) -> None:
+    """And says that they are of another size, with what to do."""
+    words = ["dataset=image_folder", f"dataset.root={two_classes}", "dataset.image_size=16"]
+    outcome = tcl_eval(f"run={run_dir}", *words, "random_encoder_baseline=false")
+    assert (outcome.status, outcome.err) == (0, "")
+    assert "trained on images of 8 x 8 pixels; these are 16 x 16" in outcome.out
+    assert "dataset.image_size=8" in outcome.out
+    result = evaluations(run_dir)["image_folder-lbfgs.json"]
+    assert (result["image_size"], result["encoder_image_size"]) == (16, 8)
+
+
+def test_images_that_the_encoder_cannot_take_are_refused(
+    run_dir: RunDir, eval_refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a transformer cannot take any other size than its own."""
+
+    def forward(self: Any, x_NCHW: torch.Tensor) -> torch.Tensor:
+        raise AssertionError("Input height (8) doesn't match model (224).")
+
+    monkeypatch.setattr("tcl_train.models.resnet.ThinResNet.forward", forward)
+    line = eval_refused(f"run={run_dir}")
+    assert "the encoder takes no images of 8 x 8 pixels (Input height (8)" in line
+    assert "dataset.image_size=N" in line
+
+
+# ------------------------------------------------------------------ what else is measured
+
+QUICK = ("probe.l2=[1e-3]", "random_encoder_baseline=false")
+
+
+def test_further_measures_stand_beside_the_others(
+    run_dir: RunDir, tcl_eval: Callable[..., Any]
+) -> None:
+    words = ["knn.k=[1,20]", "knn.temperature=0.1", "few_labels=[10%,3]", "few_labels.draws=2"]
+    words += ["corruption=[fog,contrast]", "corruption.severity=5"]
+    outcome = tcl_eval(f"run={run_dir}", *QUICK, *words)
+    assert (outcome.status, outcome.err) == (0, "")
+    result = evaluations(run_dir)["digits-lbfgs.json"]
+    assert result["random_encoder_top1"] is None
+    assert (result["knn"]["k"], result["knn"]["temperature"]) == (1, 0.1)
+    assert result["knn_top1"] == result["knn"]["top1_by_k"]["1"]
+    assert {name: len(v["top1_of_draws"]) for name, v in result["few_labels"].items()} == {
+        "0.1": 2,
+        "3": 2,
+    }
+    assert list(result["corruption"]["top1"]) == ["fog", "contrast"]
+    assert list(result["corruption"]["top1"]["fog"]) == ["5"]
+    assert 0 <= result["calibration_error"] <= 100
+    assert set(result["geometry"]) == {"alignment", "uniformity", "tolerance", "rankme"}
+    found = Predictions.load(run_dir.evaluations / "digits-lbfgs.npz")
+    assert 100 * (found.predicted == found.labels).mean() == pytest.approx(result["top1"])
+    for part in ("few labels, 3:", "corrupted", "kNN"):
+        assert part in outcome.last_line
+
+
+def test_what_training_measures_is_what_evaluation_measures(run_dir: RunDir) -> None:
+    result = run_dir.read_result()
+    found = Predictions.load(run_dir.predictions)
+    assert 100 * (found.predicted == found.labels).mean() == pytest.approx(result["top1"])
+    assert list(result["per_class_top1"]) == found.classes.tolist()
+    assert 0 < result["geometry"]["alignment"] < 4
+
+
+def test_before_and_behind_the_projector(run_dir: RunDir, tcl_eval: Callable[..., Any]) -> None:
+    assert tcl_eval(f"run={run_dir}", "features=projector", "probe.l2=[1e-3]").status == 0
+    result = evaluations(run_dir)["digits-lbfgs-projector.json"]
+    assert result["features"] == "projector"
+    found = Predictions.load(run_dir.evaluations / "digits-lbfgs-projector.npz")
+    assert found.sample_features.shape == (360, 128)
+
+
+def test_any_checkpoint_that_was_kept(run_dir: RunDir, tcl_eval: Callable[..., Any]) -> None:
+    state = torch.load(run_dir.last_checkpoint, weights_only=True)
+    state.pop("checksum")
+    state["step"] = 5
+    torch.save(state, run_dir.checkpoints / "epoch-00001.pt")
+    for name in ("epoch-00001", "epoch-00001.pt"):
+        assert tcl_eval(f"run={run_dir}", f"checkpoint={name}", *QUICK).status == 0
+    found = evaluations(run_dir)
+    assert set(found) == {"digits-lbfgs-epoch-00001.json", "digits-lbfgs-epoch-00001-2.json"}
+    assert all((r["step"], r["checkpoint"]) == (5, "epoch-00001.pt") for r in found.values())
+
+
+def test_fine_tuning_leaves_the_run_as_it_is(
+    run_dir: RunDir, tcl_eval: Callable[..., Any], contents: Callable[..., Any]
+) -> None:
+    before = contents(run_dir.path)
+    words = ["probe=finetune", "probe.epochs=1", "probe.min_steps=0", QUICK[1]]
+    outcome = tcl_eval(f"run={run_dir}", *words)
+    assert (outcome.status, outcome.err) == (0, "")
+    assert "fine-tuned encoder" in outcome.last_line
+    assert before.items() <= contents(run_dir.path).items()
+
+
+# ------------------------------------------------------------------ several runs
+
+
+@pytest.fixture
+def three_runs(run_dir: RunDir) -> Path:
+    """A folder with 10_c, 2_b and one that has lost its checkpoint; and one that is no run."""
+    folder = run_dir.path.with_name("sweep")
+    for name in ("10_c", "2_b", "3_broken"):
+        shutil.copytree(run_dir.path, folder / name)
+    shutil.rmtree(folder / "3_broken" / "checkpoints")
+    (folder / "notes").mkdir()
+    return folder
+
+
+@pytest.mark.parametrize("written", ["glob", "words", "list"])
+def test_one_that_fails_is_said_and_the_others_are_evaluated(
+    three_runs: Path, tcl_eval: Callable[..., Any], written: str
+) -> None:
+    runs = [str(three_runs / name) for name in ("2_b", "3_broken", "10_c")]
+    words = {
+        "glob": [f"run={three_runs}/*"],
+        "words": [f"run={run}" for run in runs],
+        "list": [f"run=[{', '.join(runs)}]"],
+    }[written]
+    outcome = tcl_eval(*words, *QUICK)
+    assert outcome.status == 2
+    (line,) = outcome.err.splitlines()
+    assert line.startswith(f"tcl-eval: {runs[1]}: ")
+    assert "there is no checkpoint" in line
+    table = outcome.out.splitlines()[-3:]
+    assert table[0].split() == ["run", "dataset", "top-1", "kNN", "ECE"]
+    assert [row.split()[:2] for row in table[1:]] == [[runs[0], "digits"], [runs[2], "digits"]]
+    assert len({row.index("digits") for row in table[1:]} | {table[0].index("dataset")}) == 1
+    assert all(len(evaluations(RunDir(runs[i]))) == 1 for i in (0, 2))
+
+
+def test_where_all_succeed_the_status_is_0(three_runs: Path, tcl_eval: Callable[..., Any]) -> None:
+    shutil.rmtree(three_runs / "3_broken")
+    outcome = tcl_eval(f"run={three_runs}/*", *QUICK)
+    assert (outcome.status, outcome.err) == (0, "")
+
+
+# ------------------------------------------------------------------ encoders without a run
+
+
+def test_an_encoder_is_evaluated_without_a_run(here: Path, tcl_eval: Callable[..., Any]) -> None:
+    words = ["encoder=resnet8", "encoder.width=4", "dataset=digits", "device=cpu", *QUICK]
+    outcome = tcl_eval(*words, "out=found")
+    assert (outcome.status, outcome.err) == (0, "")
+    result = RunDir("found").read_result()
+    assert (result["encoder"], result["encoder_parameters"]["width"]) == ("resnet8", 4)
+    assert (result["epochs"], result["loss"]["name"]) == (0, "none")
+    assert 10 < result["top1"] < 100
+    assert len(Predictions.load(RunDir("found").predictions).labels) == result["num_test"]
+    again = tcl_eval(*words, "out=found")
+    assert again.status == 2
+    assert "out=found: already contains a result" in again.err
+    for _ in range(2):
+        assert tcl_eval(*words).status == 0
+    folders = sorted(path.name for path in (here / "outputs" / "evaluations").iterdir())
+    assert folders == ["digits-resnet8", "digits-resnet8-2"]
+
+
 # ------------------------------------------------------------------ what is refused
 
 
@@ -156,7 +318,23 @@ def test_without_words_it_says_what_it_does(tcl_eval: Callable[..., Any]) -> Non
     [
         (["dataset=digits"], ["run is not set", "tcl-eval run=DIR"]),
         (["run=nowhere"], ["nowhere", "contains no run", "config.yaml"]),
-        (["run=RUN", "run=RUN"], ["run"]),
+        (["run=RUN", "run=RUN"], ["given twice"]),
+        (["run=nowhere/*"], ["run=nowhere/*", "matches no run"]),
+        (["run=RUN", "checkpoint=epoch-3"], ["checkpoint=epoch-3", "last.pt", "checkpoint.keep"]),
+        (["run=RUN", "checkpoint=../last"], ["checkpoint=../last", "name of a file"]),
+        (["run=RUN", "features=head"], ["features", "encoder, projector"]),
+        (["run=RUN", "few_labels=[0]"], ["few_labels", "> 0"]),
+        (["run=RUN", "few_labels=1000"], ["few_labels=1000", "training images", "share below 1"]),
+        (["run=RUN", "few_labels.draws=2"], ["few_labels.draws=2", "goes with few_labels="]),
+        (["run=RUN", "corruption=smog"], ["corruption", "fog"]),
+        (["run=RUN", "corruption=fog", "corruption.severity=9"], ["severity", "1, 2, 3, 4, 5"]),
+        (["run=RUN", "corruption=fog", "corruption=snow"], ["corruption is given twice"]),
+        (["run=RUN", "knn.k=0"], ["knn.k", ">= 1"]),
+        (["run=RUN", "random_encoder_baseline=3"], ["random_encoder_baseline", "true or false"]),
+        (["run=RUN", "out=x"], ["out=x"]),
+        (["encoder=bogus", "dataset=digits"], ["encoder=bogus", "resnet8"]),
+        (["encoder=resnet8", "features=projector"], ["features", "run=DIR"]),
+        (["encoder=resnet8", "epochs=2"], ["epochs=2", "encoder, dataset, probe"]),
         (["run=RUN", "epochs=3"], ["epochs=3", "dataset, probe"]),
         (["run=RUN", "bogus=3"], ["bogus=3"]),
         (["run=RUN", "--bogus"], ["--bogus"]),

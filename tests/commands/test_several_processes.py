@@ -116,7 +116,14 @@ def losses(run_dir: RunDir) -> list[float]:
     return [record["loss"] for record in records if "loss" in record]
 
 
-@pytest.mark.parametrize("words", [("probe=lbfgs",), ("probe=sgd", "probe.epochs=2")])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("probe=lbfgs",),
+        ("probe=sgd", "probe.epochs=2"),
+        ("probe=finetune", "probe.epochs=1", "probe.min_steps=0"),
+    ],
+)
 def test_two_processes_are_one_run(
     start_two: Start,
     train_tiny: Callable[..., dict],

@@ -59,7 +59,7 @@ def test_diagnostics_and_evaluation_have_no_float64(
     step = run.trainer.train_step(next(run.trainer.loader.epoch(0)))
     with no_float64("cpu"):
         assert run.trainer.measure(step)
-        assert run.evaluator.measure(run.trainer.method.encoder)["top1"] > 0
+        assert run.evaluator.measure(run.trainer.method.encoder).values["top1"] > 0
 
 
 @pytest.mark.usefixtures("fake_cuda")

@@ -23,7 +23,7 @@ def _evaluate(data, augment, encoder, untrained, runtime, *, mirror_features=Fal
         batch_size=32,
         mirror_features=mirror_features,
     )
-    return evaluator.measure(encoder)
+    return evaluator.measure(encoder).values
 
 
 def test_measures_of_the_encoder_and_of_an_untrained_one(data, augment, encoder, runtime) -> None:

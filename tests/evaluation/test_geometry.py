@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tcl_train.evaluation import geometry
-from tcl_train.evaluation.geometry import rankme, uniformity
+from tcl_train.evaluation.geometry import alignment, rankme, tolerance, uniformity
 
 
 def rows(n: int, d: int, rank: int | None = None) -> torch.Tensor:
@@ -46,3 +46,33 @@ def test_uniformity_is_its_equation(chunk: int, monkeypatch: pytest.MonkeyPatch)
 
 def test_uniformity_of_equal_rows_is_zero() -> None:
     assert uniformity(torch.ones(9, 4)) == pytest.approx(0, abs=1e-5)
+
+
+def test_uniformity_of_one_row_is_zero() -> None:
+    assert uniformity(torch.ones(1, 4)) == 0
+
+
+def test_alignment_is_its_equation() -> None:
+    x_ND, y_ND = rows(20, 5), rows(40, 5)[20:]
+    u_ND, v_ND = (a / a.norm(dim=1, keepdim=True) for a in (x_ND.double(), y_ND.double()))
+    expected = sum(((u - v) ** 2).sum() for u, v in zip(u_ND, v_ND, strict=True)) / 20
+    assert alignment(x_ND, y_ND) == pytest.approx(expected.item(), rel=1e-5)
+    assert alignment(x_ND, 3 * x_ND) == pytest.approx(0, abs=1e-6)
+    assert alignment(x_ND, -x_ND) == pytest.approx(4, rel=1e-5)
+
+
+def test_tolerance_is_its_equation() -> None:
+    x_ND, y_N = rows(20, 5), torch.arange(20) % 3
+    u_ND = (x_ND / x_ND.norm(dim=1, keepdim=True)).double()
+    pairs = [
+        (u_ND[i] @ u_ND[j]).item()
+        for i in range(20)
+        for j in range(20)
+        if i != j and y_N[i] == y_N[j]
+    ]
+    assert tolerance(x_ND, y_N) == pytest.approx(sum(pairs) / len(pairs), rel=1e-4)
+
+
+def test_tolerance_of_equal_rows_is_one_and_without_pairs_there_is_none() -> None:
+    assert tolerance(torch.ones(6, 3), torch.tensor([0, 0, 4, 4, 4, 2])) == pytest.approx(1)
+    assert tolerance(rows(3, 4), torch.arange(3)) is None

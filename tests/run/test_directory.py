@@ -24,6 +24,9 @@ RESULT = {
     "top5": float,
     "knn_top1": float,
     "random_encoder_top1": float,
+    "calibration_error": float,
+    "per_class_top1": dict,
+    "geometry": dict,
     "dataset": str,
     "num_train": int,
     "num_test": int,
@@ -71,6 +74,7 @@ def test_a_finished_run_leaves_exactly_the_files_of_the_contract(finished: Any) 
         "metrics.jsonl",
         "checkpoints/last.pt",
         "result.json",
+        "predictions.npz",
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import socket
 import threading
 import time
@@ -133,3 +134,9 @@ def test_a_request_that_one_machine_cannot_carry_out_is_said_once_on_each(failin
     assert sorted(errors) == list(range(COUNT))
     speaking = [rank // ON_EACH for rank, error in errors.items() if not error.silent]
     assert sorted(speaking) == [0, 1]
+
+
+def test_a_copy_of_what_asks_them_asks_the_same_ones() -> None:
+    """The store of several processes cannot be copied."""
+    processes = Processes(store=iter(()))
+    assert copy.deepcopy({"of": processes})["of"] is processes
