@@ -36,7 +36,8 @@ def assemble_result(
         "labelled": settings.labelled,
         "views": settings.views,
         "view_size": settings.view_size,
-        "encoder": names.encoder,
+        "encoder": encoder_name(config),
+        "encoder_parameters": _parameters(config.encoder),
         "projector": names.projector,
         "processes": trainer.runtime.processes.count,
         "lr": settings.lr,
@@ -91,6 +92,12 @@ def summary_line(result: dict[str, Any], run_dir: RunDir) -> str:
     if "classifier_top1" in result:
         parts.append(f"its own classifier {result['classifier_top1']:.2f} %")
     return f"top-1 {result['top1']:.2f} % ({'; '.join(parts)}) in {run_dir}"
+
+
+def encoder_name(config: DictConfig) -> str:
+    """That of the choice; of a library's encoder also its name there: `timm resnet18d`."""
+    own = config.encoder.get("name")
+    return config.names.encoder if own is None else f"{config.names.encoder} {own}"
 
 
 def _parameters(node: DictConfig) -> dict[str, Any]:
