@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -11,13 +13,14 @@ class Architecture(NamedTuple):
     """Whose network an encoder is, so that its weights fit there: of the library `torchvision`,
     `timm` or `tcl_train`, by the name that it has in it. stem: see
     :mod:`tcl_train.models.stem`; `imagenet` is the library's own. norm: see
-    :func:`tcl_train.models.norm.norm_layer`.
+    :func:`tcl_train.models.norm.norm_layer`. arguments: further ones of the library's function.
     """
 
     library: str
     name: str
     stem: str
     norm: str = "batch"
+    arguments: Mapping[str, Any] = MappingProxyType({})
 
 
 class Encoder(nn.Module):

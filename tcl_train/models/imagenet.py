@@ -29,7 +29,7 @@ def imagenet_weights(architecture: Architecture | None, image_size: int) -> Mapp
         newest = get_model_weights(architecture.name).DEFAULT
         return newest.get_state_dict(progress=False, check_hash=True)
     except Exception as error:  # of the network, each library has its own
-        first = (str(error).splitlines() or [""])[0]
+        first = (str(error).splitlines() or [""])[0].split(". ")[0]
         raise ValueError(
             f"{architecture.library} cannot give those of {architecture.name} "
             f"({type(error).__name__}: {first}); give them as a FILE, or try again with a network"

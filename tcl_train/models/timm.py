@@ -6,6 +6,7 @@ N: images; H, W: rows and columns.
 from __future__ import annotations
 
 import difflib
+import logging
 from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
@@ -41,10 +42,10 @@ def timm_encoder(image_size: int, *, name: str | None = None, stem: str = "auto"
     """
     library = require_timm()
     name = known_name(library, name)
-    model = _create(library, name, image_size)
+    model, arguments = _create(library, name, image_size)
     stem = _use_stem(model, name, stem, image_size)
     model.feature_dim = _feature_dim(model, name, image_size)
-    model.architecture = Architecture("timm", name, stem)
+    model.architecture = Architecture("timm", name, stem, arguments=arguments)
     return model
 
 
@@ -75,7 +76,14 @@ def known_name(library: Any, name: str | None) -> str:
 def published_by_timm(name: str, image_size: int) -> Mapping[str, Tensor]:
     """The state dict of the model with the weights that timm has for it, without its classifier,
     its position embeddings resized for images of this size."""
-    return _create(require_timm(), name, image_size, pretrained=True).state_dict()
+    hub = logging.getLogger("huggingface_hub")  # which warns of each of its attempts
+    level = hub.level
+    hub.setLevel(logging.ERROR)
+    try:
+        model, _ = _create(require_timm(), name, image_size, pretrained=True)
+    finally:
+        hub.setLevel(level)
+    return model.state_dict()
 
 
 # What is passed on to an architecture that is built for a size; others refuse it.
@@ -83,16 +91,19 @@ def _ways_to_pass_size(image_size: int) -> list[dict[str, Any]]:
     return [{"img_size": image_size, "dynamic_img_size": True}, {"img_size": image_size}, {}]
 
 
-def _create(library: Any, name: str, image_size: int, *, pretrained: bool = False) -> Any:
+def _create(
+    library: Any, name: str, image_size: int, *, pretrained: bool = False
+) -> tuple[Any, dict[str, Any]]:
+    """The model, and the arguments beside its name that have made it."""
     *sized, unsized = _ways_to_pass_size(image_size)
     for keys in sized:
         try:
-            return library.create_model(name, pretrained=pretrained, num_classes=0, **keys)
+            return library.create_model(name, pretrained=pretrained, num_classes=0, **keys), keys
         except TypeError:  # it takes no such argument
             continue
         except (RuntimeError, AssertionError, ZeroDivisionError) as error:
             raise _unsuited(name, image_size, error) from error
-    return library.create_model(name, pretrained=pretrained, num_classes=0, **unsized)
+    return library.create_model(name, pretrained=pretrained, num_classes=0, **unsized), unsized
 
 
 def _unsuited(name: str, image_size: int, error: Exception) -> ValueError:
