@@ -45,7 +45,7 @@ from tcl_train.errors import RequestError, few
 from tcl_train.evaluation.evaluate import Evaluator
 from tcl_train.evaluation.monitor import MONITORS, Monitor
 from tcl_train.evaluation.probe import Probe
-from tcl_train.methods.method import Method
+from tcl_train.methods.method import Method, embedding_dim
 from tcl_train.models.encoder import Encoder
 from tcl_train.models.imagenet import imagenet_weights
 from tcl_train.models.weights import load_weights
@@ -477,8 +477,80 @@ def _was_seen(data: DataSet, state: dict[str, Any]) -> bool:
     return before is None or difference(before, data.fingerprint()) is None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Embedder:
+    """What computes features of images elsewhere than in a data set.
+
+    module: (N, 3, S, S) -> (N, dim). normalize: as in pretraining. step: see :class:`Evaluation`.
+    """
+
+    module: nn.Module
+    dim: int
+    normalize: Normalize
+    runtime: Runtime
+    step: int
+
+
+PROJECTOR = "projector"
+LAYERS = ("encoder", PROJECTOR)
+
+
+def build_embedder(
+    run: str | Path,
+    *,
+    layer: str = "encoder",
+    device: str = "auto",
+    precision: str | None = None,
+    trust: Sequence[str] = (),
+    processes: Processes = ALONE,
+) -> Embedder:
+    """The trained encoder of a run, or with layer=projector both.
+
+    precision: None is the run's.
+
+    Raises:
+        RequestError: as :func:`load_encoder`, and where there is no such layer or device.
+    """
+    run_dir = RunDir(run)
+    config = run_dir.read_config(trust)
+    state = checkpoint.load(run_dir.last_checkpoint, needed=ENCODER_PARTS)
+    encoder = _restore_encoder(config, state)
+    module: nn.Module = encoder
+    dim = encoder.feature_dim
+    if layer == PROJECTOR:
+        projector = _restore_projector(config, state, encoder.feature_dim)
+        module, dim = nn.Sequential(encoder, projector), embedding_dim(encoder, projector)
+    precision = config.get("precision", "auto") if precision is None else precision
+    runtime = Runtime(device=device, precision=precision, compile=False, processes=processes)
+    return Embedder(
+        module=runtime.place(module).eval(),
+        dim=dim,
+        normalize=Normalize(size=encoder.image_size, mean=encoder.mean, std=encoder.std),
+        runtime=runtime,
+        step=state["step"],
+    )
+
+
+def _restore_projector(config: DictConfig, state: Mapping[str, Any], feature_dim: int) -> nn.Module:
+    projector = build_projector(config, feature_dim=feature_dim)
+    weights = _below(PROJECTOR, state["method"])
+    try:
+        projector.load_state_dict(weights)
+    except RuntimeError as error:
+        raise RequestError(
+            f"features={PROJECTOR}: method={config.names.method} has trained none; give "
+            "features=encoder"
+        ) from error
+    return projector
+
+
+def _below(part: str, state: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of one part of a module, under the keys that they have in it."""
+    prefix = f"{part}."
+    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+
+
 ENCODER_PARTS = ("method", "about")  # of a checkpoint
-ENCODER_PREFIX = "encoder."
 
 
 def load_encoder(run: str | Path, *, trust: Sequence[str] = ()) -> Encoder:
@@ -504,13 +576,8 @@ def _restore_encoder(config: DictConfig, state: dict[str, Any]) -> Encoder:
     """The encoder of a loaded checkpoint; every key must match."""
     about = state["about"]
     encoder = build_encoder(config, image_size=about["image_size"])
-    weights = {
-        key.removeprefix(ENCODER_PREFIX): value
-        for key, value in state["method"].items()
-        if key.startswith(ENCODER_PREFIX)
-    }
     try:
-        encoder.load_state_dict(weights)
+        encoder.load_state_dict(_below("encoder", state["method"]))
     except RuntimeError as error:
         raise RequestError(
             f"the checkpoint does not fit its config's encoder ({str(error).splitlines()[0]})"

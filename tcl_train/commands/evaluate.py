@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
@@ -12,7 +11,7 @@ from tcl_train.build import build_evaluation
 from tcl_train.commands.result import about_data
 from tcl_train.errors import RequestError
 from tcl_train.run.directory import RunDir
-from tcl_train.runtime.files import write_json
+from tcl_train.runtime.files import free_name, write_json
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +31,7 @@ def evaluate_again(config: DictConfig, run_dir: RunDir) -> dict[str, Any]:
         **about_data(names.dataset, data),
         "step": evaluation.step,
     }
-    path = _free_name(run_dir.path / "evaluations", f"{names.dataset}-{names.probe}")
+    path = free_name(run_dir.path / "evaluations" / f"{names.dataset}-{names.probe}.json")
     try:
         path.parent.mkdir(exist_ok=True)
         write_json(path, result)
@@ -48,12 +47,3 @@ def evaluate_again(config: DictConfig, run_dir: RunDir) -> dict[str, Any]:
         path,
     )
     return result
-
-
-def _free_name(folder: Path, stem: str) -> Path:
-    """The first of stem.json, stem-2.json, ... that is not there."""
-    path, number = folder / f"{stem}.json", 1
-    while path.exists():
-        number += 1
-        path = folder / f"{stem}-{number}.json"
-    return path

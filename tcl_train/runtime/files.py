@@ -67,6 +67,15 @@ def check_output(key: str, *paths: Path, overwrite: bool) -> None:
             )
 
 
+def free_name(path: Path) -> Path:
+    """The first of NAME.json, NAME-2.json, ... that is not there."""
+    free, number = path, 1
+    while free.exists():
+        number += 1
+        free = path.with_name(f"{path.stem}-{number}{path.suffix}")
+    return free
+
+
 def make_folder(key: str, folder: Path) -> None:
     """With those above it. Raises RequestError where it cannot be made."""
     try:
