@@ -118,7 +118,7 @@ def embed(
     def write(temporary: Path) -> None:
         writer = open_writer(temporary, path.suffix, embedder.dim)
         try:
-            names[:] = _embed_all(embedder, listing, settings, writer)
+            names[:] = embed_listing(embedder, listing, settings, writer)
         finally:
             writer.close()
         if not names:
@@ -126,8 +126,7 @@ def embed(
         write_about(path, names, {**about, "count": len(names)})
 
     if not processes.is_first:
-        _embed_all(embedder, listing, settings, None)
-        processes.wait_for_all("written")
+        embed_listing(embedder, listing, settings, None)
         return path
     write_atomically(path, write)
     unreadable = _report_unreadable(listing, set(names), files["unreadable"])
@@ -139,7 +138,6 @@ def embed(
         f"; {unreadable:,} unreadable images in {files['unreadable']}" if unreadable else "",
         len(listing) / (perf_counter() - begin),
     )
-    processes.wait_for_all("written")
     return path
 
 
@@ -179,7 +177,7 @@ def _check_same_images(listing: Listing, processes: Processes) -> None:
         )
 
 
-def _embed_all(
+def embed_listing(
     embedder: Embedder, listing: Listing, settings: EmbedSettings, writer: FeatureWriter | None
 ) -> list[str]:
     """Batches go round the processes, so that rows come in the order of the images and the first
