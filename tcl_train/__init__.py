@@ -14,12 +14,12 @@ __version__ = "0.1.0"
 __all__ = ["__version__", "load_encoder"]
 
 if TYPE_CHECKING:
-    from tcl_train.build import load_encoder
+    from tcl_train.restore import load_encoder
 
 
 def __getattr__(name: str) -> Any:
     if name == "load_encoder":
-        from tcl_train.build import load_encoder
+        from tcl_train.restore import load_encoder
 
         return load_encoder
     raise AttributeError(f"module 'tcl_train' has no attribute {name!r}")

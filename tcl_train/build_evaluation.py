@@ -14,16 +14,15 @@ from omegaconf import DictConfig
 from torch import nn
 
 from tcl_train.build import (
-    ENCODER_PARTS,
     all_parts,
     build_augment,
     build_data,
     build_encoder,
+    build_initial_encoder,
     build_probe,
     build_projector,
+    read_initial_weights,
     read_settings,
-    restore_encoder,
-    weights_below,
     with_validation,
 )
 from tcl_train.data.dataset import DataSet, difference
@@ -32,6 +31,7 @@ from tcl_train.evaluation.evaluate import Evaluator
 from tcl_train.evaluation.features import frozen
 from tcl_train.evaluation.knn import KNN
 from tcl_train.evaluation.measure import FurtherMeasure
+from tcl_train.restore import ENCODER_PARTS, restore_features
 from tcl_train.run import checkpoint
 from tcl_train.runtime.device import Runtime
 
@@ -78,7 +78,7 @@ def build_evaluation(
     """
     settings, probe = all_parts(partial(read_settings, config), partial(build_probe, config))
     state = None if path is None else checkpoint.load(path, needed=ENCODER_PARTS)
-    encoder = None if state is None else _restore_part(config, state, features)
+    weights = read_initial_weights(config) if state is None else None
     runtime = Runtime(device=settings.device, precision=settings.precision, compile=False)
     data = with_validation(build_data(config, supervised=True), settings)
     if data.train is None or data.test is None:
@@ -87,8 +87,11 @@ def build_evaluation(
             "accuracy can be measured; give a folder with train/CLASS/ and test/CLASS/"
         )
     image_size = data.image_size if state is None else state["about"]["image_size"]
-    if encoder is None:
-        encoder = _untrained(config, features, image_size)
+    encoder: nn.Module
+    if state is None:
+        encoder = build_initial_encoder(config, image_size=image_size, weights=weights)
+    else:
+        encoder = restore_features(config, state, features)
     for measure in further:
         measure.check(data)
     if state is not None and data.image_size != image_size:
@@ -130,27 +133,6 @@ def _untrained(config: DictConfig, features: str, image_size: int) -> nn.Module:
     if features == "encoder":
         return encoder
     return nn.Sequential(encoder, build_projector(config, feature_dim=encoder.feature_dim))
-
-
-def _restore_part(config: DictConfig, state: dict[str, Any], features: str) -> nn.Module:
-    """The encoder of a loaded checkpoint, or encoder and projector."""
-    encoder = restore_encoder(config, state)
-    if features == "encoder":
-        return encoder
-    projector = build_projector(config, feature_dim=encoder.feature_dim)
-    weights = weights_below("projector.", state)
-    if not weights:
-        raise RequestError(
-            f"features=projector: method={config.names.get('method')} with projector="
-            f"{config.names.get('projector')} has none; give features=encoder"
-        )
-    try:
-        projector.load_state_dict(weights)
-    except RuntimeError as error:
-        raise RequestError(
-            f"the checkpoint does not fit its config's projector ({str(error).splitlines()[0]})"
-        ) from error
-    return nn.Sequential(encoder, projector).eval()
 
 
 def _check_takes(encoder: nn.Module, size: int, runtime: Runtime) -> None:

@@ -116,7 +116,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 )
 def test_code_runs(code: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With stand-ins for what the reader has."""
-    monkeypatch.setattr("tcl_train.build.load_encoder", lambda run: run)
+    monkeypatch.setattr("tcl_train.restore.load_encoder", lambda run: run)
     exec(code, {"z_ND": torch.randn(8, 4), "y_N": torch.tensor([0, 0, 1, 1, 2, 2, 3, 3])})
 
 

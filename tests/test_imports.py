@@ -24,6 +24,7 @@ LEVELS = (
     {"cli"},
     {"commands"},
     {"build_evaluation"},
+    {"restore"},
     {"build"},
     {"evaluation"},
     {"engine"},

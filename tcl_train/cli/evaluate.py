@@ -9,14 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tcl_train.cli.words import Key, help_of
+from tcl_train.cli.words import FEATURES, Key, help_of
 from tcl_train.errors import CommandError, RequestError, printable
 
 if TYPE_CHECKING:
     from tcl_train.commands.evaluate import Wanted
     from tcl_train.runtime.processes import Processes
 
-FEATURES = ("encoder", "projector")
 KEYS = {
     "run": Key(
         help="a run, finished or interrupted; several: run=A run=B, run=[A,B], run='outputs/*'"

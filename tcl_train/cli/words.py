@@ -13,6 +13,8 @@ from typing import Any
 from tcl_train import checks
 from tcl_train.errors import RequestError
 
+FEATURES = ("encoder", "projector")  # of tcl-eval and tcl-embed: whose output they are
+
 
 @dataclass(frozen=True, kw_only=True)
 class Key:
