@@ -61,7 +61,7 @@ def _by_torchvision(architecture: Architecture | None) -> list[str]:
 
 def _by_timm(architecture: Architecture | None) -> list[str]:
     known = _known("timm", IN_TIMM, architecture)
-    further = "".join(f", {key}={value!r}" for key, value in known.arguments.items())
+    further = "".join(f", {key}={value!r}" for key, value in (known.arguments or {}).items())
     return [
         "import timm, torch",
         f"model = timm.create_model({known.name!r}, num_classes=0{further})",

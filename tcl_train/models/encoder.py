@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -20,7 +19,7 @@ class Architecture(NamedTuple):
     name: str
     stem: str
     norm: str = "batch"
-    arguments: Mapping[str, Any] = MappingProxyType({})
+    arguments: Mapping[str, Any] | None = None
 
 
 class Encoder(nn.Module):
