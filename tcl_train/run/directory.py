@@ -32,6 +32,7 @@ class RunDir:
         self.last_checkpoint = self.checkpoints / "last.pt"
         self.tensorboard = self.path / "tensorboard"
         self.result = self.path / "result.json"
+        self.predictions = self.path / "predictions.npz"
 
     def __str__(self) -> str:
         return str(self.path)
@@ -43,6 +44,11 @@ class RunDir:
     @property
     def started(self) -> bool:
         return self.config.exists()
+
+    @property
+    def extended(self) -> bool:
+        """Whether it had finished with fewer epochs before."""
+        return any(self.path.glob("result-*-epochs.json"))
 
     def check_free(self) -> None:
         """Raises RequestError if another run has been here."""
