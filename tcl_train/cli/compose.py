@@ -9,18 +9,25 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Override
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from tcl_train.cli import resolvers
-from tcl_train.cli.choices import CONFIG_NAME, GOES_WITH, SECOND_VIEW, config_dir
+from tcl_train.cli.choices import (
+    CONFIG_NAME,
+    GOES_WITH,
+    SECOND_VIEW,
+    choices,
+    config_dir,
+    settings_of,
+)
 from tcl_train.cli.explain import (
     COMPOSING_ERRORS,
     check_overrides,
@@ -103,11 +110,15 @@ def compose_with_hydra(overrides: Sequence[str]) -> DictConfig:
             )
     with hydra_initialized():
         config = _compose(overrides)
+        typed = config.hydra.overrides.task
         going_with = _going_with(parsed, config.hydra.runtime.choices)
         if going_with:
-            typed = config.hydra.overrides.task
             config = _compose([*overrides, *going_with])
-            config.hydra.overrides.task = typed
+        for key in _strangers(parsed, config):
+            place, _, name = key.rpartition(".")
+            with open_dict(config):
+                del OmegaConf.select(config, place)[name]
+        config.hydra.overrides.task = typed
         check_overrides(parsed, config)
     return config
 
@@ -128,6 +139,42 @@ def _going_with(typed: Sequence[Override], choices: Mapping[str, str]) -> list[s
         for (by_group, by_choice), (group, default, choice) in GOES_WITH.items()
         if choices[by_group] == by_choice and choices[group] == default and group not in groups
     ]
+
+
+REPLACEABLE = ("augment", "encoder", "projector", "optimizer", "scheduler", "probe")
+
+
+def _strangers(typed: Sequence[Override], config: DictConfig) -> list[str]:
+    """Keys of another choice of a part, which a recipe set for its own one before another was
+    chosen: method=byol sets the trust of its optimizer, which optimizer=sgd lacks. A key that no
+    choice has is left for the part to refuse, and so is what was typed."""
+    keys = [override.key_or_group for override in typed]
+    chosen = config.hydra.runtime.choices
+    return [
+        key
+        for group in REPLACEABLE
+        if (own := settings_of(group, chosen[group])) is not None
+        for key in _missing_in(own, config[group], group)
+        if not any(k == key or k.startswith(f"{key}.") for k in keys) and _is_known(group, key)
+    ]
+
+
+def _is_known(group: str, key: str) -> bool:
+    """Whether some choice of the group has this key."""
+    place, _, name = key.removeprefix(f"{group}.").rpartition(".")
+    others = (settings_of(group, choice) for choice in choices(group))
+    nodes = (OmegaConf.select(own, place) if place else own for own in others if own is not None)
+    return any(isinstance(node, DictConfig) and name in node for node in nodes)
+
+
+def _missing_in(own: DictConfig, node: Any, place: str) -> Iterator[str]:
+    """The keys of `node`, and of what is below it, that `own` lacks."""
+    for key in map(str, node) if isinstance(node, DictConfig) else ():
+        below = own._get_node(key) if key in own else None
+        if key not in own:
+            yield f"{place}.{key}"
+        elif isinstance(below, DictConfig):
+            yield from _missing_in(below, node._get_node(key), f"{place}.{key}")
 
 
 def without_hydra(config: DictConfig) -> DictConfig:
