@@ -19,7 +19,7 @@ COLLAPSED_INFORMATION = 0.001
 COLLAPSED_DIMENSIONS = 1.2
 NEAR_CHANCE = 0.01  # as a share of the chance level
 SIMILARITY_BINS = 50
-MOST_PAIRS = 2**22  # of a histogram
+MOST_PAIRS = 2**20  # of a histogram
 
 
 @torch.no_grad()

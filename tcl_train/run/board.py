@@ -135,7 +135,7 @@ class Board:
     def text(self, step: int, name: str, markdown: str) -> None:
         with self._writing() as writer:
             if writer:
-                writer.add_text(name, markdown, step)
+                writer.add_text(name, _in_utf8(markdown), step)
 
     def finish(self, step: int, measures: Mapping[str, Any], *, extended: bool) -> None:
         """The numbers of :data:`FINAL` as metrics of the run, and the run as finished.
@@ -184,6 +184,11 @@ class Board:
         """TensorBoard writes in a thread, whose error the next `scalars` raises."""
         if given.thread is None or not type(given.thread).__module__.startswith("tensorboard."):
             self._hook_before(given)
+
+
+def _in_utf8(text: str) -> str:
+    """With ? for what is none, as parts of a file's name may be."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _encodable(folder: str) -> bool:
@@ -236,7 +241,8 @@ def _write_session(folder: Path, hyperparameters: Mapping[str, Any]) -> None:
         from tensorboard.summary.writer.record_writer import RecordWriter
         from torch.utils.tensorboard.summary import hparams
     now = time.time()
-    row = hparams(dict(hyperparameters), {})[1]
+    values = {k: _in_utf8(v) if isinstance(v, str) else v for k, v in hyperparameters.items()}
+    row = hparams(values, {})[1]
     events = (
         Event(wall_time=now, file_version="brain.Event:2"),
         Event(wall_time=now, step=0, summary=row),

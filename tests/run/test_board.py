@@ -214,6 +214,13 @@ def test_the_row_has_the_main_choices_and_whatever_else_was_typed(compose_tiny: 
     assert {type(value) for value in found.values()} <= {str, int, float, bool}
 
 
+def test_a_name_that_is_no_text_is_shown_as_far_as_it_is(run_dir: RunDir) -> None:
+    name = "a\udcff"
+    with Board(run_dir.tensorboard, hyperparameters={"encoder.weights": name}) as board:
+        board.text(0, "run", name)
+    assert row(run_dir) == {"encoder.weights": "a?"}
+
+
 # ------------------------------------------------------------------ the projector
 
 
