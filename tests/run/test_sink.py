@@ -53,7 +53,7 @@ def pictures(run_dir: RunDir) -> list[Any]:
 
 def long_ago(run_dir: RunDir) -> None:
     """TensorBoard orders files by the second in which they were begun."""
-    for path in run_dir.tensorboard.glob("*.0"):
+    for path in run_dir.tensorboard.glob("events.out.tfevents.[1-9]*"):
         path.rename(path.with_name("events.out.tfevents.0000000001.here.1.0"))
 
 
