@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import itertools
 import re
 from collections.abc import Callable
 from functools import lru_cache
@@ -153,6 +154,58 @@ def test_every_recipe_says_how_to_run_it() -> None:
         assert "#   tcl-train" in text
         if dataset != "digits":
             assert f"dataset={dataset}" in text
+
+
+# ------------------------------------------------------------------ published comparisons
+
+COMPARISONS = (
+    *("supervised", "batch_size", "encoder", "projector", "augment", "k1", "k2", "temperature"),
+    "self_supervised",
+)
+
+
+def sweeps_over(experiment: str) -> dict[str, list[str]]:
+    """The values that it brings, by key."""
+    values = compose_run([f"experiment={experiment}"]).sweeps_over
+    return {key: text.split(",") for key, text in values.items()}
+
+
+def comparisons() -> list[str]:
+    return [name for name in choices("experiment") if "/" in name]
+
+
+@pytest.mark.parametrize("experiment", comparisons())
+def test_every_setting_of_a_comparison_composes(experiment: str) -> None:
+    """Each value comes up, in few settings."""
+    over = sweeps_over(experiment)
+    lines = range(max(map(len, over.values()), default=1))
+    for setting in ({key: of[line % len(of)] for key, of in over.items()} for line in lines):
+        words = [f"{key}={value}" for key, value in setting.items()]
+        config = compose_run([f"experiment={experiment}", *words]).config
+        configs.read_settings(config)
+        configs.build_loss(config)
+        for key, value in setting.items():
+            found = config.names[key] if key in config.names else OmegaConf.select(config, key)
+            assert str(found) == value or float(found) == float(value), (key, found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("experiment", comparisons())
+def test_all_settings_of_a_comparison_compose(experiment: str) -> None:
+    over = sweeps_over(experiment)
+    for values in itertools.product(*over.values()):
+        words = [f"{key}={value}" for key, value in zip(over, values, strict=True)]
+        configs.read_settings(compose_run([f"experiment={experiment}", *words]).config)
+
+
+@pytest.mark.parametrize("name", COMPARISONS)
+def test_a_comparison_has_a_twin_for_cpus_and_says_how_to_run_it(name: str) -> None:
+    for folder in ("paper", "cpu"):
+        text = (config_dir() / "experiment" / folder / f"{name}.yaml").read_text()
+        if (folder, name) != ("cpu", "self_supervised"):
+            assert f"#   tcl-train -m experiment={folder}/{name}" in text
+            assert "# Published" in text
+            assert "# Protocol" in text
 
 
 # ------------------------------------------------------------------ targets and their arguments

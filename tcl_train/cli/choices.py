@@ -12,6 +12,7 @@ CONFIG_NAME = "train"
 # Choices that replace a default beside a choice made earlier in the list of configs/train.yaml:
 # a file there cannot override what comes after it.
 GOES_WITH = {("loss", "ce"): ("method", "contrastive", "cross_entropy")}
+IN_FOLDERS = ("experiment",)
 SECOND_VIEW = "second_view"  # where augment@second_view=PRESET puts the preset
 
 
@@ -29,8 +30,11 @@ def groups() -> list[str]:
 
 
 def choices(group: str) -> list[str]:
-    """The choices of a group: its YAML files, resnet8 before resnet18."""
-    names = (path.stem for path in (config_dir() / group).glob("*.yaml"))
+    """The choices of a group: its YAML files, resnet8 before resnet18. Experiments stand in
+    folders, too, as paper/k1; what is in folders of other groups are parts of choices."""
+    folder = config_dir() / group
+    files = folder.rglob("*.yaml") if group in IN_FOLDERS else folder.glob("*.yaml")
+    names = (path.relative_to(folder).with_suffix("").as_posix() for path in files)
     return sorted(names, key=lambda name: re.sub(r"\d+", lambda m: m[0].zfill(6), name))
 
 

@@ -55,10 +55,14 @@ def hydra_initialized() -> Iterator[ConfigLoader]:
 
 
 class Composed(NamedTuple):
-    """A run's config, resolved and without Hydra's own node, and its directory."""
+    """A run's config, resolved and without Hydra's own node, and its directory.
+
+    sweeps_over: the values by key that its experiment goes over with -m.
+    """
 
     config: DictConfig
     run_dir: str
+    sweeps_over: Mapping[str, str] = {}
 
 
 def compose_run(overrides: Sequence[str]) -> Composed:
@@ -73,7 +77,8 @@ def compose_run(overrides: Sequence[str]) -> Composed:
         ours = without_hydra(config)
         resolved = OmegaConf.create(OmegaConf.to_container(ours, resolve=True))
         assert isinstance(resolved, DictConfig)
-        return Composed(resolved, folder_of_hydra(config, "hydra.run.dir"))
+        values = {str(k): str(v) for k, v in (config.hydra.sweeper.get("params") or {}).items()}
+        return Composed(resolved, folder_of_hydra(config, "hydra.run.dir"), values)
     except OmegaConfBaseException as error:
         raise RequestError(first_line(error)) from error
 

@@ -11,13 +11,22 @@ from functools import cache
 from typing import Any
 
 from hydra import compose
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from tcl_train.cli.choices import CONFIG_NAME, SECOND_VIEW, choices, config_dir, groups
+from tcl_train.cli.choices import (
+    CONFIG_NAME,
+    IN_FOLDERS,
+    SECOND_VIEW,
+    choices,
+    config_dir,
+    groups,
+)
 from tcl_train.cli.overrides import SEARCHPATH
 from tcl_train.errors import RequestError
 
@@ -144,16 +153,33 @@ def explain(overrides: Sequence[Override], error: Exception) -> str:
 def _choices_of_user_too(group: str, overrides: Iterable[Override]) -> list[str]:
     """The program's choices, and then those that a hydra.searchpath adds."""
     searchpath = [o.input_line for o in overrides if o.key_or_group == SEARCHPATH]
-    found = (
-        GlobalHydra.instance()
-        .config_loader()
-        .get_group_options(
-            group,
-            config_name=CONFIG_NAME,
-            overrides=[override for override in searchpath if override is not None],
-        )
+    found = options(
+        GlobalHydra.instance().config_loader(),
+        group,
+        searchpath=[override for override in searchpath if override is not None],
     )
     return [*choices(group), *sorted(set(found) - set(choices(group)))]
+
+
+def options(
+    loader: ConfigLoader,
+    group: str,
+    kind: ObjectType | None = ObjectType.CONFIG,
+    *,
+    searchpath: list[str],
+) -> list[str]:
+    """What Hydra finds for a group, in folders below it too where there are such choices."""
+
+    def find(kind: ObjectType | None) -> list[str]:
+        return loader.get_group_options(group, kind, config_name=CONFIG_NAME, overrides=searchpath)
+
+    folders = find(ObjectType.GROUP) if group.split("/")[0] in IN_FOLDERS else []
+    nested = [
+        f"{folder}/{name}"
+        for folder in folders
+        for name in options(loader, f"{group}/{folder}", kind, searchpath=searchpath)
+    ]
+    return [*find(kind), *nested]
 
 
 def _unknown_key(override: Override, known: set[str]) -> str:

@@ -1,6 +1,7 @@
 """Sweeps: `tcl-train -m loss=ce,tcl seed=1,2`.
 
-The jobs are all combinations of the values; any Hydra launcher may start them. Each job is the very
+The jobs are all combinations of the values, those that an experiment brings included
+(hydra.sweeper.params); any Hydra launcher may start them. Each job is the very
 command that a user would type for it, in a separate process, so that jobs share nothing and a job
 that fails or is killed takes no other with it. `sweep.csv` is brought up to date after each.
 
@@ -37,7 +38,7 @@ from omegaconf import DictConfig
 
 from tcl_train.cli.choices import CONFIG_NAME
 from tcl_train.cli.compose import compose_run, folder_of_hydra, hydra_initialized
-from tcl_train.cli.explain import COMPOSING_ERRORS, explain
+from tcl_train.cli.explain import COMPOSING_ERRORS, explain, options
 from tcl_train.cli.overrides import (
     SEARCHPATH,
     parse_overrides,
@@ -56,6 +57,7 @@ RESULT_COLUMNS = (
     *("top1", "top5", "val_top1", "knn_top1", "random_encoder_top1", "images_per_second"),
 )
 LAST_COLUMNS = ("status", *RESULT_COLUMNS, "wall_seconds", "dir")
+EXPERIMENT = "experiment"
 TABLE = "sweep.csv"
 INTERRUPTED = tuple(128 + signum for signum in STOPPING)
 STATUS = {0: "finished", 1: "failed", 2: "bad request", **dict.fromkeys(INTERRUPTED, "interrupted")}
@@ -71,21 +73,25 @@ def run_sweep(overrides: Sequence[str]) -> int:
     """
     overrides = quote_overrides(overrides)
     with hydra_initialized() as loader:
-        parsed = parse_overrides(overrides, config_loader=_AllChoices(loader, overrides))
-        if is_search(parsed):
-            return _run_search(parsed)
-        _check_sweepable(parsed)
-        jobs = expand(parsed)
-    searchpath = [o.input_line or "" for o in parsed if o.key_or_group == SEARCHPATH]
+        given = parse_overrides(overrides, config_loader=_AllChoices(loader, overrides))
+        search = is_search(given)
+        if not search:
+            _check_sweepable(given)
+        sweeps = with_values_of_experiments(loader, given)
+        if search:
+            return _run_search(sweeps[0] if len(sweeps) == 1 else given)
+        jobs = [job for words in sweeps for job in expand(words)]
+    searchpath = [o.input_line or "" for o in given if o.key_or_group == SEARCHPATH]
     for job in jobs:
         compose_run([*searchpath, *job])
     with hydra_initialized() as loader:
-        _check_installed(parsed, loader)
-        fixed = [o.input_line or "" for o in parsed if not o.is_sweep_override()]
+        _check_installed(given, loader)
+        fixed = [o.input_line or "" for o in given if not o.is_sweep_override()]
         config = _config_of_sweep(loader, fixed)
         HydraConfig.instance().set_config(config)
         sweep_dir = Path(folder_of_hydra(config, "hydra.sweep.dir")).expanduser()
-        varied = [o.get_key_element() for o in parsed if o.is_sweep_override()]
+        words = itertools.chain(given, *sweeps)
+        varied = [o.get_key_element() for o in words if o.is_sweep_override()]
         directories = assign_directories(sweep_dir, jobs, varied)
         launched = [
             [
@@ -159,9 +165,7 @@ class _AllChoices:
         self.searchpath = [o for o in overrides if o.startswith(f"{SEARCHPATH}=")]
 
     def get_group_options(self, group: str, results_filter: ObjectType | None) -> list[str]:
-        return self.loader.get_group_options(
-            group, results_filter, config_name=CONFIG_NAME, overrides=self.searchpath
-        )
+        return options(self.loader, group, results_filter, searchpath=self.searchpath)
 
 
 class _Callbacks:
@@ -237,6 +241,51 @@ def expand(parsed: Iterable[Override]) -> list[list[str]]:
             *(_values_of(o) for o in parsed if _of_the_job(o.get_key_element()))
         )
     ]
+
+
+def with_values_of_experiments(
+    loader: ConfigLoader, given: Sequence[Override]
+) -> list[list[Override]]:
+    """The words of a sweep with the values that its experiment brings (hydra.sweeper.params), for
+    keys that are not given; once for each experiment, where the sweep goes over several of them.
+
+    Raises:
+        RequestError: there is no such experiment, or it has values that no sweep can go over.
+    """
+    swept = [o for o in given if o.key_or_group == EXPERIMENT and o.is_sweep_override()]
+    sweeps = [list(given)]
+    if swept:
+        ones = parse_overrides(_values_of(swept[-1]))
+        sweeps = [[one if o is swept[-1] else o for o in given] for one in ones]
+    values = [_values_of_experiment(loader, words) for words in sweeps]
+    if not any(values):
+        return [list(given)]
+    return [[*words, *more] for words, more in zip(sweeps, values, strict=True)]
+
+
+def _values_of_experiment(loader: ConfigLoader, words: Sequence[Override]) -> list[Override]:
+    chosen = [
+        o.input_line or ""
+        for o in words
+        if o.key_or_group in (EXPERIMENT, SEARCHPATH)
+        or o.key_or_group.startswith("hydra.sweeper.params")
+    ]
+    if not chosen:
+        return []
+    params = _config_of_sweep(loader, chosen).hydra.sweeper.get("params") or {}
+    given = {o.get_key_element().lstrip("+~") for o in words}
+    found = parse_overrides(
+        [f"{key}={value}" for key, value in params.items() if key not in given],
+        config_loader=_AllChoices(loader, chosen),
+    )
+    for override in found:
+        if not _of_the_job(override.get_key_element()):
+            raise RequestError(
+                f"hydra.sweeper.params: {override.input_line}: a sweep cannot vary Hydra's own "
+                "settings"
+            )
+    _check_sweepable(found)
+    return found
 
 
 def _values_of(override: Override) -> list[str]:

@@ -9,6 +9,8 @@ from tcl_train import __version__
 from tcl_train.errors import RequestError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from tcl_train.runtime.processes import Processes
 
 CFG_KINDS = ("job", "hydra", "all")
@@ -69,7 +71,7 @@ def _run(overrides: list[str], processes: Processes | None) -> None:
     from tcl_train.run.directory import RunDir
     from tcl_train.run.trust import check_targets
 
-    config, directory = compose_run(overrides)
+    config, directory, sweeps_over = compose_run(overrides)
     if processes is not None:
         directory = processes.from_first("hydra.run.dir", directory)  # it may hold the time
     resume = config.resume is not None
@@ -83,6 +85,7 @@ def _run(overrides: list[str], processes: Processes | None) -> None:
         config = resumed_config(run_dir.read_config(trust), overrides)
         check_targets(config, run_dir.config, trust)
     else:
+        _check_single(sweeps_over, overrides)
         run_dir = RunDir(directory)
         if processes is None or processes.is_first:
             run_dir.check_free()
@@ -93,6 +96,21 @@ def _run(overrides: list[str], processes: Processes | None) -> None:
 
     log_to_terminal()
     train(config, run_dir, resume=resume, extends=extends, processes=processes or ALONE)
+
+
+def _check_single(sweeps_over: Mapping[str, str], overrides: list[str]) -> None:
+    """One run takes one of the values that an experiment goes over."""
+    from tcl_train.cli.overrides import parse_overrides
+
+    parsed = parse_overrides(overrides)
+    given = {override.key_or_group for override in parsed}
+    chosen = [o.input_line for o in parsed if o.key_or_group == "experiment"] or ["this config"]
+    values = " ".join(f"{key}={value}" for key, value in sweeps_over.items() if key not in given)
+    if values:
+        raise RequestError(
+            f"{chosen[-1]} goes over {values}; add the flag -m, which trains once for each, or "
+            "give one value"
+        )
 
 
 def _print_config(kind: str, overrides: list[str], *, key: str | None, resolve: bool) -> None:

@@ -15,26 +15,24 @@ from omegaconf import DictConfig
 
 from tcl_train.build import Run, build_run
 from tcl_train.commands.result import assemble_result, encoder_name, summary_line
-from tcl_train.data.augment.picture import picture_of_views
+from tcl_train.commands.show import hyperparameters, show_result, show_start
 from tcl_train.data.dataset import difference
 from tcl_train.engine.fit import Trainer
 from tcl_train.engine.profile import Profile, StepProfile
 from tcl_train.errors import Interrupted, RequestError, TrainingError
 from tcl_train.evaluation.evaluate import Measured, classifier_top1
+from tcl_train.run.board import EVAL
 from tcl_train.run.checkpoint import Checkpoints, UnwrittenCheckpoints
 from tcl_train.run.directory import RunDir
 from tcl_train.run.logs import held_messages, log_to_file
-from tcl_train.run.sink import EVAL, Sink, UnwrittenSink
+from tcl_train.run.sink import Sink, UnwrittenSink
 from tcl_train.runtime.code_version import git_commit
 from tcl_train.runtime.device import reproducible
 from tcl_train.runtime.files import write_json
 from tcl_train.runtime.processes import ALONE, Processes
-from tcl_train.runtime.randomness import generator
 from tcl_train.runtime.signals import Signals
 
 log = logging.getLogger(__name__)
-
-PICTURED = 8  # images
 
 
 def train(
@@ -74,13 +72,13 @@ def train(
             reproducible(trainer.runtime.device, wanted=settings.deterministic),
             log_to_file(run_dir, held) if processes.is_first else nullcontext(),
             processes.failing_together(),
-            Sink(run_dir, first_step=trainer.step)
+            Sink(run_dir, first_step=trainer.step, hyperparameters=hyperparameters(config))
             if processes.is_first
             else UnwrittenSink() as sink,
         ):
             _log_plan(run)
-            if sink.is_new:  # a resumed run has its picture
-                show_views(run, sink)
+            if sink.board.is_new:  # a resumed run has its pictures
+                show_start(run, sink.board)
             profile = StepProfile(run_dir.path / "profile") if settings.profile else Profile()
             agree = None if processes.count == 1 else processes.largest
             kind = Checkpoints if processes.is_first else UnwrittenCheckpoints
@@ -96,6 +94,7 @@ def train(
                 if processes.is_first:
                     if predictions is not None:
                         predictions.save(run_dir.predictions)
+                    show_result(result, predictions, sink.board, run_dir)
                     write_json(run_dir.result, result)
                     checkpoints.finish()
             log.info("%s", summary_line(result, run_dir))
@@ -111,19 +110,6 @@ def _check_same_data(trainer: Trainer, processes: Processes) -> None:
         raise RequestError(
             f"the data are not those of the first process: {changed}; give all machines the same"
         )
-
-
-def show_views(run: Run, sink: Sink) -> None:
-    """The first images with views of them in TensorBoard, drawn for the picture."""
-    trainer = run.trainer
-    for group, images_BCHW in trainer.views.with_images(trainer.loader.first_images(PICTURED)):
-        picture_CHW = picture_of_views(
-            group.augment.with_size(group.size(0)),
-            images_BCHW,
-            views=group.count,
-            generator=generator(run.settings.seed, "picture"),
-        )
-        sink.picture(trainer.step, group.name, picture_CHW)
 
 
 def _log_plan(run: Run) -> None:

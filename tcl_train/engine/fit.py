@@ -21,7 +21,7 @@ from tcl_train.engine.optimizers import Optimizer
 from tcl_train.engine.profile import Profile
 from tcl_train.engine.schedule import Schedule
 from tcl_train.errors import Interrupted, TrainingError
-from tcl_train.methods.diagnostics import find_collapse
+from tcl_train.methods.diagnostics import find_collapse, similarity_histograms
 from tcl_train.methods.method import Method, StepOutput
 from tcl_train.methods.progress import along_cosine
 from tcl_train.run.checkpoint import Checkpoints
@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 
 NO_PROFILE = Profile()
 ON_COLLAPSE = ("warn", "stop")
+HISTOGRAMS = 10  # of a run, for TensorBoard
 Watching = Callable[[nn.Module, int], dict[str, float]]
 
 
@@ -118,6 +119,7 @@ class Trainer:
                     watched = self.monitor(self.method.encoder, epoch + 1)
                     if watched:
                         sink.write(self.step, epoch, watched)
+                    self.show_similarities(sink, step, epoch + 1)
                 due = ended and (checkpoints.due(epoch + 1) or self.step == self.total_steps)
                 stopped = signals.agreed()
                 if due or stopped or checkpoints.overdue():
@@ -222,6 +224,15 @@ class Trainer:
             raise TrainingError(f"epoch {epochs_done}: {collapse.words}")
         if collapse:
             log.warning("epoch %d: %s", epochs_done, collapse.words)
+
+    def show_similarities(self, sink: Sink, step: StepOutput, epochs_done: int) -> None:
+        """Histograms of the last batch's pairs, after some epochs with the last among them."""
+        shown, shown_before = (
+            n * HISTOGRAMS // self.epochs for n in (epochs_done, epochs_done - 1)
+        )
+        if shown > shown_before and sink.board.writes:
+            for name, counts_K in similarity_histograms(step.rows_ND, step.labels_N).items():
+                sink.board.histogram(self.step, f"similarity/{name}", counts_K, low=-1, high=1)
 
     def state_dict(self) -> dict[str, Any]:
         return {

@@ -18,6 +18,8 @@ COLLAPSED_SPREAD = 0.05
 COLLAPSED_INFORMATION = 0.001
 COLLAPSED_DIMENSIONS = 1.2
 NEAR_CHANCE = 0.01  # as a share of the chance level
+SIMILARITY_BINS = 50
+MOST_PAIRS = 2**20  # of a histogram
 
 
 @torch.no_grad()
@@ -52,6 +54,26 @@ def embedding_statistics(rows_ND: Tensor, labels_N: Tensor) -> dict[str, Tensor]
         "anchors_without_positives": (size_K == 1).sum(),
         "embedding_spread": (itself / n - total / n**2).clamp(min=0).sqrt(),
     }
+
+
+@torch.no_grad()
+def similarity_histograms(rows_ND: Tensor, labels_N: Tensor) -> dict[str, list[float]]:
+    """How many pairs have which cosine: counts in SIMILARITY_BINS bins of equal width from -1 to 1,
+    of positive_pairs (same label, a row and itself left out) and of negative_pairs.
+
+    Of large batches evenly spaced rows are paired with all, at most MOST_PAIRS pairs. Waits for the
+    device.
+    """
+    unit_ND = F.normalize(rows_ND.detach().float())
+    n = len(unit_ND)
+    some_I = torch.arange(0, n, -(-n * n // MOST_PAIRS), device=rows_ND.device)
+    with torch.autocast(rows_ND.device.type, enabled=False):
+        cosine_IN = (unit_ND[some_I] @ unit_ND.T).clamp(-1, 1)
+    same_IN = labels_N[some_I, None] == labels_N
+    itself_IN = some_I[:, None] == torch.arange(n, device=rows_ND.device)
+    masks = {"positive_pairs": same_IN & ~itself_IN, "negative_pairs": ~same_IN}
+    counts = [torch.histc(cosine_IN[mask], SIMILARITY_BINS, -1, 1) for mask in masks.values()]
+    return dict(zip(masks, torch.stack(counts).tolist(), strict=True))
 
 
 @torch.no_grad()

@@ -46,6 +46,11 @@ class RunDir:
     def started(self) -> bool:
         return self.config.exists()
 
+    @property
+    def extended(self) -> bool:
+        """Whether it had finished with fewer epochs before."""
+        return any(self.path.glob("result-*-epochs.json"))
+
     def check_free(self) -> None:
         """Raises RequestError if another run has been here."""
         if self.finished:

@@ -1,52 +1,47 @@
-"""Where a run's numbers go: TensorBoard and metrics.jsonl."""
+"""Where a run's numbers go: metrics.jsonl, and the run's board in TensorBoard."""
 
 from __future__ import annotations
 
 import json
-import logging
 import math
-import threading
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
-from torch import Tensor
-
+from tcl_train.run.board import EVAL, Board
 from tcl_train.run.directory import RunDir
 from tcl_train.runtime.files import write_text
-
-log = logging.getLogger(__name__)
-
-EVAL = "eval/"  # what the names of the evaluation's scalars begin with
 
 
 class Sink:
     """Writes scalars by step. What a resumed run would write again is taken out first: the steps
     after its checkpoint, and an evaluation, since a run that is resumed has not finished it.
-    (TensorBoard can only take out whole steps; there the same point is drawn twice.)
 
-    is_new: nothing was written to TensorBoard before, by an earlier part of the run.
+    Args:
+        run_dir: of the run.
+        first_step: of the checkpoint that the run is resumed from.
+        hyperparameters: the run's row in TensorBoard's HParams tab.
     """
 
-    def __init__(self, run_dir: RunDir, *, first_step: int = 0) -> None:
-        self.is_new = not run_dir.tensorboard.exists()
-        purge_step = None if self.is_new else first_step + 1
-        self._folder = str(run_dir.tensorboard)
-        self._hook_before = threading.excepthook
-        threading.excepthook = self._without_traceback
-        with self._naming_the_folder():
-            self._writer = _summary_writer(self._folder, purge_step)
-        if run_dir.metrics.exists():
-            text = run_dir.metrics.read_text(encoding="utf-8", errors="replace")
-            kept = [line for line in text.splitlines(keepends=True) if _stays(line, first_step)]
-            write_text(run_dir.metrics, "".join(kept))
+    def __init__(
+        self,
+        run_dir: RunDir,
+        *,
+        first_step: int = 0,
+        hyperparameters: Mapping[str, Any] | None = None,
+    ) -> None:
+        kept = _kept(run_dir, first_step)
+        self.board = Board(
+            run_dir.tensorboard, first_step=first_step, hyperparameters=hyperparameters
+        )
+        if self.board.is_new:
+            for line in kept:
+                self.board.scalars(line.step, line.scalars)
         self._metrics = run_dir.metrics.open("a", encoding="utf-8")
 
     def write(self, step: int, epoch: int, scalars: Mapping[str, float]) -> None:
-        """One line of metrics.jsonl (what is not finite becomes null) and a point a curve. In
-        TensorBoard the curves of training stand side by side below `train`."""
+        """One line of metrics.jsonl (what is not finite becomes null) and a point a curve."""
         record = {"step": step, "epoch": epoch}
         record |= {k: v if math.isfinite(v) else None for k, v in scalars.items()}  # type: ignore[misc]
         try:
@@ -54,36 +49,12 @@ class Sink:
             self._metrics.flush()
         except OSError as error:
             raise OSError(error.errno, error.strerror, self._metrics.name) from error
-        with self._naming_the_folder():
-            for name, value in scalars.items() if self._writer else ():
-                self._writer.add_scalar(name if "/" in name else f"train/{name}", value, step)
-
-    def picture(self, step: int, name: str, image_CHW: Tensor) -> None:
-        """A uint8 picture in TensorBoard."""
-        with self._naming_the_folder():
-            if self._writer:
-                self._writer.add_image(name, image_CHW, step)
+        self.board.scalars(step, scalars)
 
     def close(self) -> None:
-        for file in (self._metrics, self._writer):
-            with suppress(OSError):  # of a full disk, which was said when it was written to
-                if file:
-                    file.close()
-        threading.excepthook = self._hook_before
-
-    @contextmanager
-    def _naming_the_folder(self) -> Iterator[None]:
-        """TensorBoard's errors name no file."""
-        try:
-            yield
-        except OSError as error:
-            strerror = error.strerror or str(error)
-            raise OSError(error.errno, strerror, error.filename or self._folder) from error
-
-    def _without_traceback(self, given: threading.ExceptHookArgs) -> None:
-        """TensorBoard writes in a thread, whose error the next `write` raises."""
-        if given.thread is None or not type(given.thread).__module__.startswith("tensorboard."):
-            self._hook_before(given)
+        with suppress(OSError):  # of a full disk, which was said when it was written to
+            self._metrics.close()
+        self.board.close()
 
     def __enter__(self) -> Sink:
         return self
@@ -101,39 +72,40 @@ class UnwrittenSink(Sink):
     """For a process that has another one write the numbers."""
 
     def __init__(self) -> None:
-        self.is_new = False
+        self.board = Board(None)
 
     def write(self, step: int, epoch: int, scalars: Mapping[str, float]) -> None:
-        pass
-
-    def picture(self, step: int, name: str, image_CHW: Tensor) -> None:
         pass
 
     def close(self) -> None:
         pass
 
 
-def _summary_writer(folder: str, purge_step: int | None) -> Any:
-    """None, with a warning, for a folder whose name TensorBoard cannot encode."""
+class _Line(NamedTuple):
+    step: int
+    scalars: dict[str, float]  # without those that were not finite
+
+    @property
+    def evaluates(self) -> bool:
+        return any(name.startswith(EVAL) for name in self.scalars)
+
+
+def _read(text: str) -> _Line | None:
+    """None for half a line, from a run that was killed."""
     try:
-        folder.encode("utf-8")
-    except UnicodeEncodeError:
-        log.warning(
-            "%s: nothing is written for TensorBoard, which needs a folder named in UTF-8; "
-            "metrics.jsonl has the same numbers",
-            folder,
-        )
+        record = json.loads(text)
+        numbers = {k: v for k, v in record.items() if k not in ("step", "epoch") and v is not None}
+        return _Line(int(record["step"]), numbers)
+    except (ValueError, KeyError, TypeError, AttributeError):
         return None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # TensorBoard's own, about its dependencies
-        from torch.utils.tensorboard import SummaryWriter
-
-        return SummaryWriter(folder, purge_step=purge_step)
 
 
-def _stays(line: str, first_step: int) -> bool:
-    try:
-        record = json.loads(line)
-        return record["step"] <= first_step and not any(key.startswith(EVAL) for key in record)
-    except (json.JSONDecodeError, KeyError, TypeError):
-        return False  # half a line, from a run that was killed
+def _kept(run_dir: RunDir, first_step: int) -> list[_Line]:
+    """Takes out of metrics.jsonl what will be written again; gives what stays."""
+    if not run_dir.metrics.exists():
+        return []
+    text = run_dir.metrics.read_text(encoding="utf-8", errors="replace")
+    lines = [(raw, line) for raw in text.splitlines(keepends=True) if (line := _read(raw))]
+    kept = [(raw, line) for raw, line in lines if line.step <= first_step and not line.evaluates]
+    write_text(run_dir.metrics, "".join(raw for raw, _ in kept))
+    return [line for _, line in kept]

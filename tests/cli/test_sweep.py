@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from tcl_train.cli import sweep
-from tcl_train.cli.compose import compose_run
+from tcl_train.cli.compose import compose_run, hydra_initialized
 from tcl_train.cli.overrides import parse_overrides
 from tcl_train.run import checkpoint
 from tcl_train.run.directory import RunDir
@@ -224,6 +224,127 @@ def test_what_a_sweep_cannot_do_is_refused_in_one_line(
     assert word in line
     assert said in line
     assert not children.commands
+
+
+# ------------------------------------------------------------------ values of an experiment
+
+
+@pytest.fixture
+def write_experiment(tmp_path: Path) -> Callable[..., str]:
+    """`write_experiment("mine", k1="0,5")`: an experiment that goes over these values; the word
+    that says where it is."""
+
+    def write(name: str, **params: Any) -> str:
+        path = tmp_path / "configs" / "experiment" / f"{name}.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        config = {"epochs": 3, "hydra": {"sweeper": {"params": params}}}
+        path.write_text("# @package _global_\n" + json.dumps(config))
+        return f"hydra.searchpath=[{tmp_path / 'configs'}]"
+
+    return write
+
+
+def of_jobs(children: Children) -> list[list[str]]:
+    """What each job was started with, but for where its configs and its directory are."""
+    return [
+        [word for word in command[3:] if not word.startswith(("hydra.", "resume="))]
+        for command in children.commands
+    ]
+
+
+def test_an_experiment_brings_the_values_that_a_sweep_goes_over(
+    children: Children, tcl_train: Callable[..., Any], write_experiment: Callable[..., str]
+) -> None:
+    place = write_experiment("of/mine", tau="range(0.1,0.3,0.1)", lr=0.2)
+    outcome = tcl_train("experiment=of/mine", "seed=7", place)
+    assert (outcome.status, outcome.err) == (0, "")
+    fixed = ["experiment=of/mine", "seed=7"]
+    assert of_jobs(children) == [[*fixed, f"tau={tau}", "lr=0.2"] for tau in ("0.1", "0.2")]
+    assert (column("tau"), column("lr")) == (["0.1", "0.2"], ["0.2"] * 2)
+    assert [Path(place).name for place in column("dir")] == ["0_tau-0.1", "1_tau-0.2"]
+    again = tcl_train("experiment=of/mine", "seed=7", place)
+    assert again.out.count("already finished, skipped") == 2
+
+
+def test_what_is_typed_replaces_the_values_of_an_experiment(
+    children: Children, tcl_train: Callable[..., Any], write_experiment: Callable[..., str]
+) -> None:
+    place = write_experiment("mine", k1="0,5", k2="1,2")
+    assert tcl_train("experiment=mine", "k1=7", "seed=1,2", place).status == 0
+    assert of_jobs(children) == [
+        ["experiment=mine", "k1=7", f"seed={seed}", f"k2={k2}"] for seed in "12" for k2 in "12"
+    ]
+
+
+def test_each_of_several_experiments_brings_its_own_values(
+    children: Children, tcl_train: Callable[..., Any], write_experiment: Callable[..., str]
+) -> None:
+    write_experiment("one", k1="0,5")
+    write_experiment("two", tau="0.1,0.2", seed="3")
+    place = write_experiment("three")
+    outcome = tcl_train("experiment=one,three,two", place, "lr=1")
+    assert outcome.status == 0, outcome.err
+    by_experiment = {
+        "one": [["k1=0"], ["k1=5"]],
+        "three": [[]],
+        "two": [["tau=0.1", "seed=3"], ["tau=0.2", "seed=3"]],
+    }
+    expected = [[f"experiment={e}", "lr=1", *m] for e, more in by_experiment.items() for m in more]
+    assert of_jobs(children) == expected
+    assert Path(table()[0]["dir"]).name == "0_experiment-one_k1-0"
+
+
+@pytest.mark.parametrize(
+    ("params", "words", "said"),
+    [
+        ({"tau": "interval(0,1)"}, [], "tau=interval(0,1): an interval has no end of values"),
+        ({"hydra.job.num": "1,2"}, [], "a sweep cannot vary Hydra's own settings"),
+        ({"k1": "0,5"}, ["loss=supcon"], "k1=0: the chosen loss has no k1"),
+        ({"loss": "glob(x*)"}, [], "loss=glob(x*): matches no choice of loss"),
+        ({"kk": "0,5"}, [], "kk: no such key"),
+        ({"k1": "{"}, [], "k1={: cannot be read"),
+    ],
+)
+def test_values_of_an_experiment_that_no_sweep_can_go_over_are_refused(
+    children: Children,
+    refused: Callable[..., str],
+    write_experiment: Callable[..., str],
+    params: dict[str, str],
+    words: list[str],
+    said: str,
+) -> None:
+    place = write_experiment("mine", **params)
+    line = refused("-m", "experiment=mine", *words, place, "hydra.sweep.dir=sweep")
+    assert said in line
+    assert not children.commands
+
+
+def test_without_m_an_experiment_of_several_runs_says_so(
+    refused: Callable[..., str], write_experiment: Callable[..., str]
+) -> None:
+    place = write_experiment("mine", k1="0,5", tau="0.1,0.2")
+    line = refused("experiment=mine", "tau=0.1", place)
+    assert line == (
+        "experiment=mine goes over k1=0,5; add the flag -m, which trains once for each, or give "
+        "one value"
+    )
+
+
+def test_a_pattern_finds_experiments_in_folders() -> None:
+    with hydra_initialized() as loader:
+        find = sweep._AllChoices(loader, [])
+        jobs = sweep.expand(parse_overrides(["experiment=glob(paper/k*)"], config_loader=find))
+    assert jobs == [["experiment=paper/k1"], ["experiment=paper/k2"]]
+
+
+@pytest.mark.parametrize("words", [["experiment=paper/k9"], ["-m", "experiment=paper/k9,cpu20"]])
+def test_an_experiment_that_is_not_there_is_answered_with_those_that_are(
+    refused: Callable[..., str], write_experiment: Callable[..., str], words: list[str]
+) -> None:
+    line = refused(*words, write_experiment("of/mine"))
+    assert "no such experiment, did you mean paper/k2?" in line
+    assert ", paper/k1, " in line
+    assert line.endswith(", of/mine")
 
 
 # ------------------------------------------------------------------ failing, and once more

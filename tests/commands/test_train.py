@@ -24,6 +24,7 @@ from tcl_train.data.dataset import DataSet, Split
 from tcl_train.errors import RequestError, TrainingError
 from tcl_train.evaluation.evaluate import Evaluator
 from tcl_train.run import checkpoint
+from tcl_train.run.board import Board
 from tcl_train.run.checkpoint import Checkpoints
 from tcl_train.run.directory import RunDir
 from tcl_train.runtime.signals import Signals
@@ -156,6 +157,8 @@ def ten_losses(config: DictConfig, folder: Path) -> list[float]:
     curve: list[float] = []
 
     class Keep:
+        board = Board(None)
+
         def write(self, step: int, epoch: int, scalars: dict[str, float]) -> None:
             curve.append(scalars["loss"])
 

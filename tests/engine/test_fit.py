@@ -20,6 +20,7 @@ from tcl_train.errors import Interrupted, TrainingError
 from tcl_train.methods.diagnostics import find_collapse
 from tcl_train.methods.method import StepOutput
 from tcl_train.run import checkpoint
+from tcl_train.run.board import Board
 from tcl_train.run.checkpoint import Checkpoints
 from tcl_train.runtime.signals import Signals
 
@@ -32,6 +33,7 @@ class Written:
 
     def __init__(self) -> None:
         self.lines: list[tuple[int, int, dict[str, float]]] = []
+        self.board = Board(None)
 
     def write(self, step: int, epoch: int, scalars: Mapping[str, float]) -> None:
         self.lines.append((step, epoch, dict(scalars)))

@@ -9,10 +9,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tcl_train.methods import diagnostics
 from tcl_train.methods.diagnostics import (
     effective_dimensions,
     embedding_statistics,
     find_collapse,
+    similarity_histograms,
 )
 
 few = settings(max_examples=60)
@@ -179,3 +181,27 @@ def test_each_kind_of_collapse_is_found_with_advice(scalars, words, is_certain):
     assert found.is_certain == is_certain
     assert words in found.words
     assert found.words.endswith("do this")
+
+
+# ------------------------------------------------------------------ histograms of similarities
+
+
+def test_similarities_of_pairs_are_counted() -> None:
+    rows_ND = torch.tensor([[1.0, 0.0], [2.0, 0.0], [0.0, 1.0], [-3.0, 0.0]])
+    found = similarity_histograms(rows_ND, torch.tensor([0, 0, 1, 1]))
+    # Each pair twice: cosine 1 and 0 of positives, 0 and -1, twice each, of negatives.
+    assert [sum(counts) for counts in found.values()] == [4, 8]
+    assert (found["positive_pairs"][-1], found["positive_pairs"][25]) == (2, 2)
+    assert (found["negative_pairs"][0], found["negative_pairs"][25]) == (4, 4)
+
+
+def test_of_a_large_batch_some_rows_are_paired_with_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(diagnostics, "MOST_PAIRS", 100)
+    found = similarity_histograms(rows(40, 5, 0), torch.arange(20).repeat(2))
+    assert sum(found["positive_pairs"]) == 3  # of 40 rows every sixteenth
+    assert sum(found["negative_pairs"]) == 3 * 38
+
+
+def test_half_precision_and_equal_rows_are_counted() -> None:
+    found = similarity_histograms(torch.ones(6, 3, dtype=torch.float16), torch.arange(6) // 2)
+    assert (found["positive_pairs"][-1], found["negative_pairs"][-1]) == (6, 24)

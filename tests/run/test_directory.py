@@ -60,6 +60,9 @@ RESULT = {
 # ------------------------------------------------------------------ what a finished run leaves
 
 
+PROJECTOR_FILES = ("features.tsv", "labels.tsv", "sprite.png")
+
+
 def test_a_finished_run_leaves_exactly_the_files_of_the_contract(finished: Any) -> None:
     found = {
         str(path.relative_to(finished.run_dir.path))
@@ -67,7 +70,7 @@ def test_a_finished_run_leaves_exactly_the_files_of_the_contract(finished: Any) 
         if path.is_file()
     }
     events = {name for name in found if name.startswith("tensorboard/events.out.tfevents.")}
-    assert len(events) == 1
+    assert len(events) == 2  # one with the row of the HParams tab
     assert found - events == {
         "config.yaml",
         "train.log",
@@ -75,6 +78,8 @@ def test_a_finished_run_leaves_exactly_the_files_of_the_contract(finished: Any) 
         "checkpoints/last.pt",
         "result.json",
         "predictions.npz",
+        "tensorboard/projector_config.pbtxt",
+        *(f"tensorboard/projector/{name}" for name in PROJECTOR_FILES),
     }
 
 
