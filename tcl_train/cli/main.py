@@ -17,6 +17,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from tcl_train.cli.evaluate import evaluate_command
+from tcl_train.cli.report import report_command
 from tcl_train.cli.streams import forgiving_streams
 from tcl_train.cli.train import train_command
 from tcl_train.errors import CommandError, Interrupted, printable
@@ -39,6 +40,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def main_eval(arguments: Sequence[str] | None = None) -> int:
     """`tcl-eval`; returns the exit status."""
     return _guarded("tcl-eval", evaluate_command, arguments)
+
+
+def main_report(arguments: Sequence[str] | None = None) -> int:
+    """`tcl-report`; returns the exit status."""
+    return _guarded("tcl-report", report_command, arguments)
 
 
 def _guarded(name: str, command: Command, arguments: Sequence[str] | None) -> int:

@@ -1,0 +1,330 @@
+"""Runs in groups: a table a data set, a group a setting, its seeds side by side.
+
+Accuracies on different data sets are never put together, nor are those measured by different
+protocols: another probe, or another number of test images.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tcl_train.report.measures import MEASURES, Measure
+from tcl_train.report.run_files import Evaluation, Run
+from tcl_train.report.settings import (
+    NOT_SET,
+    Differences,
+    Settings,
+    find_differences,
+    label_of,
+    order_of,
+    settings_of,
+)
+from tcl_train.report.statistics import (
+    Difference,
+    Summary,
+    holm,
+    paired_difference,
+    seeds_needed,
+    summarise,
+    verdict,
+)
+
+EACH_WITH_EACH = 5  # groups; of more, each is compared with the best
+
+
+@dataclass
+class Group:
+    """Runs that differ in their seeds only.
+
+    values: of the keys that tell groups apart. protocol: a letter; "" where the table has only one.
+    """
+
+    label: str
+    values: Settings
+    protocol: str
+    runs: list[Run]
+
+    @property
+    def title(self) -> str:
+        """The label, and the protocol's letter where there are several."""
+        return f"{self.label} [{self.protocol}]" if self.protocol else self.label
+
+    @property
+    def seeds(self) -> int:
+        """How many different ones."""
+        return len({run.seed for run in self.runs})
+
+    def by_seed(self, measure: Measure) -> dict[int, float]:
+        """seed -> value; of several runs with one seed, their mean, as they are one sample."""
+        found: dict[int, list[float]] = {}
+        for run in self.runs:
+            value = measure.of(run.result or {})
+            if value is not None:
+                found.setdefault(run.seed, []).append(value)
+        return {seed: summarise(values).mean for seed, values in sorted(found.items())}
+
+    def summary(self, measure: Measure) -> Summary | None:
+        values = self.by_seed(measure)
+        return summarise(list(values.values())) if values else None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two groups over their shared seeds; `seeds`: how many would tell, see seeds_needed."""
+
+    first: Group
+    second: Group
+    difference: Difference
+    adjusted_p: float | None
+    verdict: str
+    seeds: int | None
+
+
+@dataclass
+class EvaluatedAgain:
+    """The same evaluation by `tcl-eval` of the runs of a group."""
+
+    group: str
+    trained_on: str
+    what: str
+    protocol: str
+    by_seed: Mapping[int, Sequence[Mapping[str, Any]]]
+
+    def summary(self, measure: Measure) -> Summary | None:
+        """Over seeds, of which each gives the mean of its evaluations."""
+        values = []
+        for contents in self.by_seed.values():
+            found = [v for v in map(measure.of, contents) if v is not None]
+            if found:
+                values.append(summarise(found).mean)
+        return summarise(values) if values else None
+
+
+@dataclass
+class Table:
+    """All that was measured on one data set.
+
+    protocols: letter -> how it was measured; the letter is "" where there is one only.
+    """
+
+    title: str
+    about: str
+    groups: list[Group]
+    differences: Differences
+    protocols: dict[str, str]
+    again: list[EvaluatedAgain] = field(default_factory=list)
+
+    @property
+    def runs(self) -> list[Run]:
+        return [run for group in self.groups for run in group.runs]
+
+    def measures(self) -> list[Measure]:
+        """Those that any run has."""
+        return [m for m in MEASURES if any(m.of(run.result or {}) is not None for run in self.runs)]
+
+    def again_measures(self) -> list[Measure]:
+        contents = [c for row in self.again for many in row.by_seed.values() for c in many]
+        return [m for m in MEASURES if any(m.of(content) is not None for content in contents)]
+
+    def ranked(self, measure: Measure) -> list[Group]:
+        """The groups that have the measure, the best mean first."""
+        scored = [(measure.score(s.mean), g) for g in self.groups if (s := g.summary(measure))]
+        return [group for _, group in sorted(scored, key=lambda pair: -pair[0])]
+
+    def leading(self, measure: Measure, most: int) -> list[Group]:
+        """The best groups, in the table's order."""
+        best = {id(group) for group in self.ranked(measure)[:most]}
+        return [group for group in self.groups if id(group) in best]
+
+    def compare(self, measure: Measure) -> list[Comparison]:
+        """Pairs of groups that were measured alike: each with each, or, of many, with the best."""
+        pairs = list(self._pairs(measure))
+        differences = [paired_difference(*(g.by_seed(measure) for g in pair)) for pair in pairs]
+        tested = [i for i, d in enumerate(differences) if d.p is not None]
+        p_values = [p for i in tested if (p := differences[i].p) is not None]
+        adjusted = dict(zip(tested, holm(p_values), strict=True))
+        higher = measure.higher_wins is not False
+        return [
+            Comparison(
+                *pair,
+                difference,
+                adjusted.get(i),
+                verdict(
+                    difference,
+                    adjusted.get(i),
+                    (pair[0].label, pair[1].label),
+                    higher_wins=higher,
+                ),
+                seeds_needed(difference),
+            )
+            for i, (pair, difference) in enumerate(zip(pairs, differences, strict=True))
+        ]
+
+    def _pairs(self, measure: Measure) -> Iterator[tuple[Group, Group]]:
+        for protocol in sorted({group.protocol for group in self.groups}):
+            alike = [g for g in self.groups if g.protocol == protocol and g.by_seed(measure)]
+            if len(alike) <= EACH_WITH_EACH:
+                yield from itertools.combinations(alike, 2)
+            else:
+                best = next(g for g in self.ranked(measure) if g.protocol == protocol)
+                yield from ((best, group) for group in alike if group is not best)
+
+
+def tables_of(runs: Sequence[Run]) -> list[Table]:
+    """The finished runs in tables, ordered by data set."""
+    by_data: dict[str, list[Run]] = {}
+    for run in runs:
+        by_data.setdefault(data_of(run.result or {}), []).append(run)
+    tables = {title: _table(title, by_data[title]) for title in sorted(by_data)}
+    for table in list(tables.values()):
+        _put_evaluations(table, tables)
+    return [tables[title] for title in sorted(tables)]
+
+
+def data_of(result: Mapping[str, Any]) -> str:
+    """The name of a data set, which for the users' own images is their folder's."""
+    name, root = str(result["dataset"]), result.get("dataset_root")
+    if name == "image_folder" and root:
+        return f"{name} {Path(str(root)).name} ({root})"
+    return name
+
+
+def _table(title: str, runs: Sequence[Run]) -> Table:
+    settings = [_settings(run) for run in runs]
+    typed = Counter(w.partition("=")[0].lstrip("+~") for run in runs for w in run.overrides)
+    differences = find_differences(settings, typed)
+    protocols = _lettered([protocol_of(run.result or {}) for run in runs])
+    found: dict[tuple[Any, ...], Group] = {}
+    for run, own in zip(runs, settings, strict=True):
+        values = {key: own.get(key, NOT_SET) for key in differences.keys}
+        letter = protocols[protocol_of(run.result or {})]
+        group = found.setdefault(
+            (*values.values(), letter), Group(label_of(values), values, letter, [])
+        )
+        group.runs.append(run)
+    groups = sorted(found.values(), key=lambda g: (*map(order_of, g.values.values()), g.protocol))
+    for group in groups:
+        group.runs.sort(key=lambda run: (run.seed, run.name))
+    return Table(title, _about(runs), groups, differences, {v: k for k, v in protocols.items()})
+
+
+def _settings(run: Run) -> dict[str, str]:
+    """With the precision that `auto` came to."""
+    precision = (run.result or {}).get("precision")
+    return settings_of(run.config) | ({"precision": str(precision)} if precision else {})
+
+
+def _about(runs: Sequence[Run]) -> str:
+    """How large the data set is, where all runs agree."""
+    keys = {
+        "num_classes": "classes",
+        "num_train": "training images",
+        "num_validation": "validation images",
+        "num_test": "test images",
+    }
+    parts = []
+    for key, words in keys.items():
+        values = {(run.result or {}).get(key) for run in runs}
+        value = next(iter(values)) if len(values) == 1 else None
+        if isinstance(value, int) and value:
+            parts.append(f"{value:,} {words}")
+    return ", ".join(parts)
+
+
+# ------------------------------------------------------------------ protocols
+
+
+def protocol_of(result: Mapping[str, Any]) -> str:
+    """How the accuracies were measured, in one line: equal for runs that may be compared. What was
+    chosen or scored on the way differs from run to run and is left out."""
+    probe = result.get("probe")
+    probe = probe if isinstance(probe, Mapping) else {"name": probe}
+    told = [key for key in probe if key not in VARYING and probe[key] is not False]
+    parts = [f"{_words(key)}: {_steady(key, probe[key])}" for key in told]
+    if probe.get("l2_chosen_by") is None and "l2" in probe:
+        parts.append(f"L2 {probe['l2']}")
+    knn = result.get("knn")
+    if isinstance(knn, Mapping):
+        parts.append("kNN: " + ", ".join(f"{_words(key)} {knn[key]}" for key in knn))
+    tested = result.get("num_test")
+    split = result.get("test_split")
+    parts.append(f"{'unknown' if tested is None else tested} test images")
+    if split:
+        parts.append(f"split {split}")
+    if result.get("num_classes") is not None:
+        parts.append(f"{result['num_classes']} classes")
+    return "; ".join(parts)
+
+
+VARYING = ("l2",)
+
+
+def _words(key: str) -> str:
+    return {"l2_chosen_by": "L2 chosen by"}.get(key, key.replace("_", " "))
+
+
+def _steady(key: str, value: Any) -> str:
+    text = str(value)
+    return re.sub(r" \(\d[^)]*%[^)]*\)", "", text) if key.endswith("chosen_by") else text
+
+
+def _lettered(protocols: Sequence[str]) -> dict[str, str]:
+    """protocol -> letter, in the order of their first run; "" of a single one."""
+    distinct = list(dict.fromkeys(protocols))
+    if len(distinct) == 1:
+        return {distinct[0]: ""}
+    return {protocol: _letter(number) for number, protocol in enumerate(distinct)}
+
+
+def _letter(number: int) -> str:
+    return chr(ord("A") + number) if number < 26 else f"A{number}"
+
+
+# ------------------------------------------------------------------ evaluations by tcl-eval
+
+# Of an evaluation: what is measured, or of the machine, and does not say what was evaluated.
+NOT_TELLING = {
+    *(measure.key.partition(".")[0] for measure in MEASURES),
+    *("per_class_top1", "probe", "knn", "dataset", "dataset_root", "left_out", "run", "seed"),
+    *("num_train", "num_validation", "num_test", "num_classes", "test_split", "device"),
+    *("torch_version", "tcl_train_version", "git_commit", "overrides", "step"),
+}
+
+
+def _put_evaluations(table: Table, tables: dict[str, Table]) -> None:
+    """Each evaluation of this table's runs goes to the table of the data set it was made on."""
+    rows: dict[tuple[str, ...], EvaluatedAgain] = {}
+    for group in table.groups:
+        for run in group.runs:
+            for evaluation in run.evaluations:
+                where = data_of(evaluation.content)
+                what, protocol = _what(evaluation, run), protocol_of(evaluation.content)
+                key = (where, group.label, group.protocol, what, protocol)
+                if key not in rows:
+                    rows[key] = EvaluatedAgain(group.label, table.title, what, protocol, {})
+                    there = tables.setdefault(
+                        where, Table(where, "", [], Differences((), (), {}), {})
+                    )
+                    there.again.append(rows[key])
+                by_seed = rows[key].by_seed
+                assert isinstance(by_seed, dict)
+                by_seed.setdefault(run.seed, []).append(evaluation.content)
+
+
+def _what(evaluation: Evaluation, run: Run) -> str:
+    """What was evaluated, the same for the runs of a group: the file's name without the number that
+    keeps it from another one's, and what is stated beside the measures."""
+    parts = [re.sub(r"-\d+$", "", evaluation.name)]
+    for key, value in evaluation.content.items():
+        if key not in NOT_TELLING and isinstance(value, (str, int, bool)):
+            parts.append(f"{_words(key)} {value}")
+    step, last = evaluation.content.get("step"), (run.result or {}).get("steps")
+    if step is not None and step != last:
+        parts.append(f"step {step}")
+    return ", ".join(parts)
