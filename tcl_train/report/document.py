@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -36,7 +37,7 @@ class Section:
         """Whether any two groups share two seeds, so that there is an interval to show."""
         return any(comparison.difference.count > 1 for comparison in self.comparisons)
 
-    @property
+    @functools.cached_property
     def best(self) -> list[Group]:
         """The group with the best mean of each protocol, where there are several to choose from."""
         if self.measure is None or len(self.table.groups) < 2:
@@ -45,6 +46,13 @@ class Section:
         for group in self.table.ranked(self.measure):
             found.setdefault(group.protocol, group)
         return list(found.values())
+
+    @functools.cached_property
+    def range(self) -> tuple[float, float]:
+        """The lowest and the highest value of the measure among all seeds."""
+        assert self.measure is not None
+        values = [v for group in self.table.groups for v in group.by_seed(self.measure).values()]
+        return min(values), max(values)
 
 
 @dataclass

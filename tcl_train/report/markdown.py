@@ -58,8 +58,8 @@ def _section(section: Section) -> Iterator[str]:
     if table.differences.following:
         following = ", ".join(table.differences.following)
         yield from ("", escape(f"These differ as well, together with the above: {following}."))
-    for letter, protocol in table.protocols.items():
-        name = f"Measured [{letter}]" if letter else "Measured"
+    for letter, protocol in table.measured:
+        name = f"Measured {letter}" if letter else "Measured"
         yield from ("", f"{name}: {escape(protocol)}.")
     if section.comparisons:
         yield from ("", "### Comparison", "", *_comparisons(section))

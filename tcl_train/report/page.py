@@ -12,7 +12,6 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from tcl_train.report import document
 from tcl_train.report.document import Report, Section
-from tcl_train.report.measures import Measure
 from tcl_train.report.tables import EACH_WITH_EACH, Group
 
 MADE_BY = "tcl-report"  # by which a page is known again
@@ -82,7 +81,7 @@ def strip(section: Section, group: Group) -> Strip | None:
     summary = group.summary(measure) if measure else None
     if measure is None or summary is None:
         return None
-    low, high = _range(section, measure)
+    low, high = section.range
     scale = (STRIP - 12) / (high - low) if high > low else 0.0
 
     def place(value: float) -> str:
@@ -93,8 +92,3 @@ def strip(section: Section, group: Group) -> Strip | None:
     return Strip(
         points, place(summary.mean), place(summary.mean - spread), place(summary.mean + spread)
     )
-
-
-def _range(section: Section, measure: Measure) -> tuple[float, float]:
-    values = [v for group in section.table.groups for v in group.by_seed(measure).values()]
-    return min(values), max(values)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ CURVES = (
     *("loss", "embedding_spread", "gradient_from_positives", "gradient_from_negatives"),
     "monitor/knn_top1",
 )
+LINES_AT_A_TIME = 2000  # of metrics.jsonl, so that a long one needs no more memory
 MOST_POINTS = 400  # kept of a curve, evenly over the run
 NEEDED_RESULT = ("top1", "dataset", "probe")
 EVALUATIONS = "evaluations"
@@ -200,27 +203,24 @@ def _read_metrics(
 ) -> tuple[dict[str, Curve], int, int]:
     """The curves, how many epochs have begun, and the last step."""
     points: dict[str, tuple[list[float], list[float]]] = {key: ([], []) for key in CURVES}
-    epoch = step = lines = damaged = 0
+    epoch = step = lines = known = 0
     try:
         with path.open("rb") as file:
-            for line in file:
-                lines += 1
-                try:
-                    record = json.loads(line)
-                    step, epoch = max(step, record["step"]), max(epoch, record["epoch"] + 1)
-                except (ValueError, KeyError, TypeError, RecursionError):
-                    damaged += 1
-                    continue
+            while some := list(itertools.islice(file, LINES_AT_A_TIME)):
+                records = _records(some)
+                lines, known = lines + len(some), known + len(records)
+                step = max([step, *(record["step"] for record in records)])
+                epoch = max([epoch, *(record["epoch"] + 1 for record in records)])
                 for key, (steps, values) in points.items():
-                    value = record.get(key)
-                    if isinstance(value, (int, float)):
-                        steps.append(record["step"])
-                        values.append(value)
+                    there = [record for record in records if key in record]
+                    steps += [record["step"] for record in there]
+                    values += [record[key] for record in there]
     except FileNotFoundError:
         if result is not None:
             notes.append(f"no {path.name}: it has no curves")
     except OSError as error:
         notes.append(f"{path.name} is not readable ({_first_line(error)})")
+    damaged = lines - known
     if damaged and (result is not None or damaged > 1):  # a run that trains may be writing its last
         notes.append(f"{path.name}: {damaged} of {lines} lines not readable; curves lack them")
     epochs_a_step = _epochs_a_step(config, result, epoch, step)
@@ -232,6 +232,27 @@ def _read_metrics(
     return curves, epoch, step
 
 
+def _records(lines: list[bytes]) -> list[dict[str, Any]]:
+    """The lines that are records; all of them are parsed at once where they can be, which is
+    faster."""
+    try:
+        found = json.loads(b"[" + b",".join(lines) + b"]")
+    except (ValueError, RecursionError):
+        found = []
+        for line in lines:
+            with suppress(ValueError, RecursionError):
+                found.append(json.loads(line))
+    return [record for record in found if _is_record(record)]
+
+
+def _is_record(record: Any) -> bool:
+    return (
+        isinstance(record, dict)
+        and isinstance(record.get("step"), int)
+        and isinstance(record.get("epoch"), int)
+    )
+
+
 def _epochs_a_step(
     config: Mapping[str, Any], result: Mapping[str, Any] | None, epoch: int, step: int
 ) -> float:
@@ -241,8 +262,13 @@ def _epochs_a_step(
     return epochs / steps if known else 1.0  # type: ignore[operator]
 
 
-def _curve(steps: list[float], values: list[float], epochs_a_step: float) -> Curve:
+def _curve(steps: list[float], values: list[Any], epochs_a_step: float) -> Curve:
+    """Without what is not a finite number, as a loss that was written as null."""
     thin = -(-len(values) // MOST_POINTS)
-    x_P, y_P = np.array(steps[::thin], float), np.array(values[::thin], float)
-    kept = np.isfinite(y_P)
-    return Curve(x_P[kept] * epochs_a_step, y_P[kept])
+    x_P, kept = np.array(steps[::thin], float), values[::thin]
+    try:
+        y_P = np.array(kept, float)
+    except (TypeError, ValueError):  # foreign values
+        y_P = np.array([v if isinstance(v, (int, float)) else np.nan for v in kept], float)
+    finite_P = np.isfinite(y_P)
+    return Curve(x_P[finite_P] * epochs_a_step, y_P[finite_P])

@@ -110,12 +110,20 @@ def _shortest(many: Sequence[Settings], varied: Sequence[str]) -> list[str]:
         with_it = _kinds(many, [*keys, key])
         if with_it > count:
             keys, count = [*keys, key], with_it
-    for key in list(keys):
+    for key in reversed(keys.copy()):
         others = [k for k in keys if k != key]
-        everywhere = all(k in settings for settings in many for k in others)
-        if others and everywhere and _kinds(many, others) == count:
+        if _kinds(many, others) == count and (key not in CHOICES or _implied(key, others, many)):
             keys = others
     return keys
+
+
+def _implied(choice: str, others: Sequence[str], many: Sequence[Settings]) -> bool:
+    """Whether another group's choice alone decides this one's, as a method's does the loss."""
+    return any(
+        _kinds(many, [other]) == _kinds(many, [other, choice])
+        for other in others
+        if other in CHOICES
+    )
 
 
 def _kinds(many: Sequence[Settings], keys: Sequence[str]) -> int:

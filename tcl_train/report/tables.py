@@ -38,9 +38,9 @@ from tcl_train.report.statistics import (
 EACH_WITH_EACH = 5  # groups; of more, each is compared with the best
 
 
-@dataclass
+@dataclass(eq=False)
 class Group:
-    """Runs that differ in their seeds only.
+    """Runs that differ in their seeds only. Complete before anything is asked of it.
 
     values: of the keys that tell groups apart. protocol: a letter; "" where the table has only one.
     """
@@ -49,6 +49,7 @@ class Group:
     values: Settings
     protocol: str
     runs: list[Run]
+    _by_seed: dict[str, dict[int, float]] = field(default_factory=dict, repr=False)
 
     @property
     def title(self) -> str:
@@ -62,12 +63,15 @@ class Group:
 
     def by_seed(self, measure: Measure) -> dict[int, float]:
         """seed -> value; of several runs with one seed, their mean, as they are one sample."""
-        found: dict[int, list[float]] = {}
-        for run in self.runs:
-            value = measure.of(run.result or {})
-            if value is not None:
-                found.setdefault(run.seed, []).append(value)
-        return {seed: summarise(values).mean for seed, values in sorted(found.items())}
+        if measure.key not in self._by_seed:
+            found: dict[int, list[float]] = {}
+            for run in self.runs:
+                value = measure.of(run.result or {})
+                if value is not None:
+                    found.setdefault(run.seed, []).append(value)
+            means = {seed: summarise(values).mean for seed, values in sorted(found.items())}
+            self._by_seed[measure.key] = means
+        return self._by_seed[measure.key]
 
     def summary(self, measure: Measure) -> Summary | None:
         values = self.by_seed(measure)
@@ -121,6 +125,13 @@ class Table:
     again: list[EvaluatedAgain] = field(default_factory=list)
 
     @property
+    def measured(self) -> list[tuple[str, str]]:
+        """How: what all have in common, under "", and what is different, under each letter."""
+        shared, own = _shared_and_own(list(self.protocols.values()) or [""])
+        letters = [letter for letter in self.protocols if letter]
+        return [("", shared), *zip(letters, own, strict=False)]
+
+    @property
     def runs(self) -> list[Run]:
         return [run for group in self.groups for run in group.runs]
 
@@ -155,12 +166,7 @@ class Table:
                 *pair,
                 difference,
                 adjusted.get(i),
-                verdict(
-                    difference,
-                    adjusted.get(i),
-                    (pair[0].label, pair[1].label),
-                    higher_wins=higher,
-                ),
+                verdict(difference, adjusted.get(i), higher_wins=higher),
                 seeds_needed(difference),
             )
             for i, (pair, difference) in enumerate(zip(pairs, differences, strict=True))
@@ -199,19 +205,18 @@ def _table(title: str, runs: Sequence[Run]) -> Table:
     settings = [_settings(run) for run in runs]
     typed = Counter(w.partition("=")[0].lstrip("+~") for run in runs for w in run.overrides)
     differences = find_differences(settings, typed)
-    protocols = _lettered([protocol_of(run.result or {}) for run in runs])
-    found: dict[tuple[Any, ...], Group] = {}
+    found: dict[tuple[str, ...], Group] = {}
     for run, own in zip(runs, settings, strict=True):
         values = {key: own.get(key, NOT_SET) for key in differences.keys}
-        letter = protocols[protocol_of(run.result or {})]
-        group = found.setdefault(
-            (*values.values(), letter), Group(label_of(values), values, letter, [])
-        )
-        group.runs.append(run)
+        protocol = protocol_of(run.result or {})
+        new = Group(label_of(values), values, protocol, [])
+        found.setdefault((*values.values(), protocol), new).runs.append(run)
     groups = sorted(found.values(), key=lambda g: (*map(order_of, g.values.values()), g.protocol))
+    letters = _lettered([group.protocol for group in groups])
     for group in groups:
+        group.protocol = letters[group.protocol]
         group.runs.sort(key=lambda run: (run.seed, run.name))
-    return Table(title, _about(runs), groups, differences, {v: k for k, v in protocols.items()})
+    return Table(title, _about(runs), groups, differences, {v: k for k, v in letters.items()})
 
 
 def _settings(run: Run) -> dict[str, str]:
@@ -241,41 +246,49 @@ def _about(runs: Sequence[Run]) -> str:
 
 
 def protocol_of(result: Mapping[str, Any]) -> str:
-    """How the accuracies were measured, in one line: equal for runs that may be compared. What was
-    chosen or scored on the way differs from run to run and is left out."""
+    """How the accuracies were measured, in parts divided by semicolons: equal for runs that may be
+    compared. What was chosen or scored on the way differs from run to run and is left out."""
     probe = result.get("probe")
     probe = probe if isinstance(probe, Mapping) else {"name": probe}
-    told = [key for key in probe if key not in VARYING and probe[key] is not False]
-    parts = [f"{_words(key)}: {_steady(key, probe[key])}" for key in told]
+    told = [key for key in probe if key != "l2" and probe[key] not in (False, None)]
+    parts = [f"{_words(key)}: {_steady(str(probe[key]))}" for key in told]
     if probe.get("l2_chosen_by") is None and "l2" in probe:
-        parts.append(f"L2 {probe['l2']}")
+        parts.append(f"L2: {probe['l2']}")
     knn = result.get("knn")
     if isinstance(knn, Mapping):
         parts.append("kNN: " + ", ".join(f"{_words(key)} {knn[key]}" for key in knn))
-    tested = result.get("num_test")
-    split = result.get("test_split")
-    parts.append(f"{'unknown' if tested is None else tested} test images")
-    if split:
-        parts.append(f"split {split}")
-    if result.get("num_classes") is not None:
-        parts.append(f"{result['num_classes']} classes")
+    for key, words in (("num_test", "test images"), ("num_classes", "classes")):
+        parts.append(f"{words}: {result.get(key, 'unknown')}")
+    if result.get("test_split"):
+        parts.append(f"split: {Path(str(result['test_split'])).name}")
     return "; ".join(parts)
 
 
-VARYING = ("l2",)
-
-
 def _words(key: str) -> str:
-    return {"l2_chosen_by": "L2 chosen by"}.get(key, key.replace("_", " "))
+    return key.replace("_", " ").replace("l2 ", "L2 ")
 
 
-def _steady(key: str, value: Any) -> str:
-    text = str(value)
-    return re.sub(r" \(\d[^)]*%[^)]*\)", "", text) if key.endswith("chosen_by") else text
+def _steady(text: str) -> str:
+    """Without scores, which stand in brackets, and without every one of many candidates; with
+    commas for semicolons."""
+    text = re.sub(r" \(\d[^)]*%[^)]*\)", "", text)
+    head, candidates, listed = text.partition("; candidates ")
+    if candidates:
+        names = listed.split(", ")
+        head += f", among {len(names)} from {names[0]} to {names[-1]}"
+    return head.replace(";", ",")
+
+
+def _shared_and_own(protocols: Sequence[str]) -> tuple[str, list[str]]:
+    """What several protocols have in common, and what each has besides."""
+    parts = [protocol.split("; ") for protocol in protocols]
+    shared = [part for part in parts[0] if all(part in other for other in parts)]
+    own = ["; ".join(part for part in each if part not in shared) for each in parts]
+    return "; ".join(shared), own
 
 
 def _lettered(protocols: Sequence[str]) -> dict[str, str]:
-    """protocol -> letter, in the order of their first run; "" of a single one."""
+    """protocol -> letter, in the order of the groups; "" of a single one."""
     distinct = list(dict.fromkeys(protocols))
     if len(distinct) == 1:
         return {distinct[0]: ""}

@@ -24,7 +24,7 @@ from tcl_train.report.measures import Measure
 from tcl_train.report.settings import NOT_SET, label_of
 from tcl_train.report.tables import Group, Table
 
-MOST_GROUPS = 30
+MOST_GROUPS = 20
 SPREAD = "Mean ± standard deviation over seeds; small points are single seeds."
 
 
@@ -37,7 +37,7 @@ def by_group(table: Table, measure: Measure) -> Iterator[Drawing]:
     caption = SPREAD
     if len(shown) < count:
         caption = f"The best {len(shown)} of {count} groups. {SPREAD}"
-    figure, (axes,) = new_figure((6.4, 1.1 + 0.27 * len(shown)))
+    figure, (axes,) = new_figure((NARROW[0], max(1.8, 0.9 + 0.27 * len(shown))))
     for row, group in enumerate(shown):
         summary = group.summary(measure)
         assert summary is not None
@@ -79,7 +79,7 @@ def over_settings(table: Table, measure: Measure) -> Iterator[Drawing]:
             axes.plot([], [], label=plain(name), **_line(number, joined=numeric))
         axes.set_ylabel(measure.axis)
         if shown != ["all runs"]:
-            legend_below(axes, len(shown))
+            legend_below(axes, [plain(name) for name in shown])
         caption = SPREAD
         if len(shown) < len(series):
             caption = f"The best {len(shown)} of {len(series)} combinations. {SPREAD}"

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from matplotlib.colors import PowerNorm
 from numpy.typing import NDArray
 
-from tcl_train.report.figures.style import Drawing, new_figure, plain
+from tcl_train.report.figures.style import NARROW, Drawing, new_figure, plain
 from tcl_train.report.measures import Measure
 from tcl_train.report.run_files import Run
 from tcl_train.report.tables import Group, Table
@@ -32,10 +33,17 @@ def confusion(table: Table, measure: Measure) -> Iterator[Drawing]:
     percent_KK = percent_KK[np.ix_(order_K, order_K)]
     classes = [classes[k] for k in order_K]
     count = len(classes)
-    side = 4.2 if count <= MOST_NUMBERED else 8.0
-    figure, (axes,) = new_figure((side + 0.6, side))
-    picture = axes.imshow(percent_KK, cmap="Blues", vmin=0, vmax=100, interpolation="nearest")
-    figure.colorbar(picture, ax=axes, shrink=0.6, label="% of a class's images")
+    side = NARROW[0] if count <= MOST_NUMBERED else 9.0
+    figure, (axes,) = new_figure((side, 0.88 * side))
+    # by the square root, so that rare mistakes are seen, too
+    picture = axes.imshow(
+        percent_KK,
+        cmap="Blues",
+        norm=PowerNorm(0.5, 0, 100),
+        interpolation="nearest",
+        aspect="auto",
+    )
+    figure.colorbar(picture, ax=axes, shrink=0.5, aspect=30, label="% of a class's images")
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)
     size = 8.5 if count <= MOST_NUMBERED else max(3.6, min(8.0, 420 / count))
@@ -49,7 +57,7 @@ def confusion(table: Table, measure: Measure) -> Iterator[Drawing]:
     if count <= MOST_NUMBERED:
         for row, column in zip(*np.nonzero(percent_KK >= 0.5), strict=True):
             value = percent_KK[row, column]
-            colour = "white" if value > 55 else "#1f2937"
+            colour = "white" if value > 35 else "#1f2937"
             axes.text(column, row, f"{value:.0f}", ha="center", va="center", color=colour, size=7.5)
     tested = f"{group.label}, seed {run.seed}: {len(labels_N):,} test images"
     caption = f"{tested}, percent of each class. {_worst(percent_KK, classes)}"

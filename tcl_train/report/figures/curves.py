@@ -52,6 +52,7 @@ def gradients(table: Table, measure: Measure) -> Iterator[Drawing]:
         "gradients",
         "Gradients from positives and from negatives",
         f"Magnitude of the loss's derivative by the similarities. {RANGE}",
+        spread_out=True,
     )
 
 
@@ -68,8 +69,17 @@ def monitor(table: Table, measure: Measure) -> Iterator[Drawing]:
 
 
 def _figure(
-    table: Table, measure: Measure, keys: dict[str, str], name: str, title: str, caption: str
+    table: Table,
+    measure: Measure,
+    keys: dict[str, str],
+    name: str,
+    title: str,
+    caption: str,
+    *,
+    spread_out: bool = False,
 ) -> Iterator[Drawing]:
+    """A panel a key. Of too many groups, the best are shown, or some spread evenly over the
+    table."""
     panels = {
         key: text for key, text in keys.items() if any(_has(group, key) for group in table.groups)
     }
@@ -77,9 +87,13 @@ def _figure(
     if not groups:
         return
     if len(groups) > MOST_LINES:
-        caption = f"The best {MOST_LINES} of {len(groups)} groups. {caption}"
-        leading = table.leading(measure, MOST_LINES)
-        groups = [group for group in leading if group in groups] or groups[:MOST_LINES]
+        which = f"{MOST_LINES}, evenly over the table," if spread_out else f"The best {MOST_LINES}"
+        caption = f"{which} of {len(groups)} groups. {caption}"
+        if spread_out:
+            groups = [groups[round(i)] for i in np.linspace(0, len(groups) - 1, MOST_LINES)]
+        else:
+            leading = table.leading(measure, MOST_LINES)
+            groups = [group for group in leading if group in groups] or groups[:MOST_LINES]
     figure, all_axes = new_figure(WIDE if len(panels) > 1 else NARROW, 1, len(panels))
     for axes, (key, text) in zip(all_axes, panels.items(), strict=True):
         for number, group in enumerate(groups):
@@ -92,7 +106,7 @@ def _figure(
         _scale_y(axes, key)
     for number, group in enumerate(groups):
         all_axes[0].plot([], [], label=plain(group.title), **look(number))
-    legend_below(all_axes[0], len(groups))
+    legend_below(all_axes[0], [plain(group.title) for group in groups])
     yield Drawing(name, title, caption, figure)
 
 

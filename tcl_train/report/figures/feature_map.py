@@ -12,13 +12,13 @@ from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from numpy.typing import NDArray
 
 from tcl_train.report.figures.confusion import run_with_predictions
-from tcl_train.report.figures.style import Drawing, look, new_figure, plain
+from tcl_train.report.figures.style import Drawing, legend_below, look, new_figure, plain
 from tcl_train.report.measures import Measure
 from tcl_train.report.tables import Table
 
 FEWEST = 3  # images
 FEWEST_FOR_TSNE = 100
-CELLS = 22  # thumbnails along a side, at most one a cell
+CELLS = 24  # thumbnails along a side, at most
 SIDE = 7.4  # inches
 MOST_COLOURED = 10  # classes; of more, the thumbnails alone tell
 
@@ -34,8 +34,8 @@ def feature_map(table: Table, measure: Measure) -> Iterator[Drawing]:
     figure, (axes,) = new_figure((SIDE, SIDE))
     coloured = len(sample.classes) <= MOST_COLOURED
     _draw_points(axes, places_n2, sample, coloured=coloured)
-    zoom = 0.7 * SIDE * 72 / CELLS / max(sample.thumbnails_nSSC.shape[1:3])
-    for i in one_a_cell(places_n2):
+    zoom = 0.72 * SIDE * 72 / CELLS / max(sample.thumbnails_nSSC.shape[1:3])
+    for i in without_overlap(places_n2):
         edge = look(sample.labels_n[i])["color"] if coloured else "#d1d5db"
         image = OffsetImage(sample.thumbnails_nSSC[i], zoom=zoom)
         frame = {"edgecolor": edge, "lw": 1.2}
@@ -45,7 +45,7 @@ def feature_map(table: Table, measure: Measure) -> Iterator[Drawing]:
     axes.spines[:].set_visible(False)
     axes.margins(0.04)
     if coloured:
-        axes.figure.legend(loc="outside lower center", ncols=5)
+        legend_below(axes, [plain(name, 18) for name in sample.classes])
     caption = (
         f"{method} of the features of {len(places_n2):,} test images, each of unit length: "
         f"{group.label}, seed {run.seed}. Neighbours are alike; long distances say little."
@@ -95,7 +95,7 @@ def layout(features_nD: NDArray[np.float32]) -> tuple[NDArray[np.float32], str]:
         return PCA(2, random_state=0).fit_transform(features_nD), "PCA"
     from sklearn.manifold import TSNE
 
-    tsne = TSNE(2, init="pca", random_state=0, perplexity=30, max_iter=500)
+    tsne = TSNE(2, init="pca", random_state=0, perplexity=30, max_iter=350)
     return tsne.fit_transform(features_nD), "t-SNE"
 
 
@@ -110,16 +110,15 @@ def _layout_of(path: Path, sample: Sample) -> tuple[NDArray[np.float32], str]:
     return _layouts[key]
 
 
-def one_a_cell(places_n2: NDArray[np.float32]) -> list[int]:
-    """Of the rows in each cell of a grid over the places, the one nearest to the cell's middle."""
-    low, high = places_n2.min(0), places_n2.max(0)
-    scaled_n2 = (places_n2 - low) / np.maximum(high - low, 1e-12) * CELLS
-    cells_n2 = np.minimum(scaled_n2.astype(int), CELLS - 1)
-    away_n = np.abs(scaled_n2 - cells_n2 - 0.5).sum(1)
-    nearest: dict[tuple[int, ...], int] = {}
-    for i in np.argsort(away_n):
-        nearest.setdefault(tuple(cells_n2[i]), int(i))
-    return sorted(nearest.values())
+def without_overlap(places_n2: NDArray[np.float32]) -> list[int]:
+    """Rows whose thumbnails do not cover each other's, as many as a pass over all finds."""
+    span = np.maximum(places_n2.max(0) - places_n2.min(0), 1e-12)
+    scaled_n2 = places_n2 / span * CELLS
+    kept: list[int] = []
+    for i, place in enumerate(scaled_n2):
+        if not kept or (np.abs(scaled_n2[kept] - place).max(1) >= 1).all():
+            kept.append(i)
+    return kept
 
 
 def _draw_points(

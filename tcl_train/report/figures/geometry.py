@@ -37,19 +37,19 @@ def uniformity_tolerance(table: Table, measure: Measure) -> Iterator[Drawing]:  
         points.sort(key=lambda point: order_of(point[0].values.get(TEMPERATURE, NOT_SET)))
         _, x, y = zip(*points, strict=True)
         axes.plot(x, y, label=plain(name), **look(number))
-        for group, u, t in points:
+        for group, u, t in points if number == 0 else ():  # the others have the same temperatures
             if TEMPERATURE in group.values:
                 axes.annotate(
                     plain(f"τ {group.values[TEMPERATURE]}"),
                     (u, t),
-                    xytext=(5, 4),
+                    xytext=(6, -10),
                     textcoords="offset points",
                     fontsize=7.5,
                 )
     axes.set_xlabel("uniformity (lower: more even)")
     axes.set_ylabel("tolerance (mean cosine within a class)")
     if list(shown) != ["all runs"]:
-        legend_below(axes, len(shown))
+        legend_below(axes, [plain(name) for name in shown])
     caption = "Of the normalised test features; means over seeds."
     if len(shown) < len(series):
         caption = f"The first {len(shown)} of {len(series)} combinations. {caption}"

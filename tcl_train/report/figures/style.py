@@ -22,7 +22,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#0
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (7, 2)), (0, (1, 1)), (0, (3, 3)))
 MOST_LINES = 8  # in one figure; more cannot be told apart
-WIDE, NARROW = (8.0, 3.4), (5.2, 3.6)  # inches
+WIDE, NARROW = (11.5, 3.7), (5.6, 3.7)  # inches; two narrow ones stand side by side on the page
 DPI = 150
 GREY = "#6b7280"
 LOG_FROM = 20  # largest by smallest value of an axis from which on it is logarithmic
@@ -48,6 +48,7 @@ RC: dict[Any, Any] = {
     "ytick.labelcolor": "#374151",
     "legend.frameon": False,
     "legend.fontsize": 8.5,
+    "legend.handlelength": 3.4,  # long enough for the line's style to be seen
     "lines.linewidth": 1.6,
     "lines.markersize": 5,
     "figure.dpi": DPI,
@@ -108,11 +109,12 @@ def plain(text: str, longest: int = 44) -> str:
     return f" {short}" if short.startswith("_") else short
 
 
-def legend_below(axes: Axes, count: int) -> None:
-    """The series' names below the axes, in as few rows as fit."""
-    if count:
-        columns = 1 if count == 1 else 2 if count <= 4 else 3
-        axes.figure.legend(loc="outside lower center", ncols=columns)
+def legend_below(axes: Axes, names: Sequence[str]) -> None:
+    """The names of the labelled series below the axes, in as few rows as fit."""
+    width = axes.figure.get_figwidth() * 72 / (50 + 5 * max(map(len, names)))  # in entries
+    columns = max(1, min(int(width), len(names)))
+    rows = -(-len(names) // columns)
+    axes.figure.legend(loc="outside lower center", ncols=-(-len(names) // rows))
 
 
 def setting_axis(axes: Axes, key: str, values: Sequence[str]) -> tuple[dict[str, float], bool]:
