@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -88,7 +89,7 @@ class Run:
 
 def shown_path(path: Path) -> str:
     """A path for texts in UTF-8, whatever its bytes are."""
-    return printable(str(path).encode("utf-8", "backslashreplace").decode("utf-8"))
+    return printable(os.fsencode(path).decode("utf-8", "backslashreplace"))
 
 
 def read_run(path: Path) -> Run | None:

@@ -89,8 +89,9 @@ def power_of_paired_t(count: int, effect: float) -> float:
 
     freedom, shift = count - 1, abs(effect) * math.sqrt(count)
     critical = special.stdtrit(freedom, 1 - LEVEL / 2)
-    missed = special.nctdtr(freedom, shift, critical)  # the noncentral t distribution
-    return 1 - float(missed) + float(special.nctdtr(freedom, shift, -critical))
+    # Of the noncentral t distribution; scipy gives NaN for a probability that is too small.
+    missed, opposite = special.nctdtr(freedom, shift, [critical, -critical])
+    return 1 - (0.0 if math.isnan(missed) else missed) + (0.0 if math.isnan(opposite) else opposite)
 
 
 def seeds_needed(difference: Difference) -> int | None:

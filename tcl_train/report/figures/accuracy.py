@@ -79,7 +79,7 @@ def over_settings(table: Table, measure: Measure) -> Iterator[Drawing]:
             axes.plot([], [], label=plain(name), **_line(number, joined=numeric))
         axes.set_ylabel(measure.axis)
         if shown != ["all runs"]:
-            legend_below(axes, [plain(name) for name in shown])
+            legend_below(figure, [plain(name) for name in shown])
         caption = SPREAD
         if len(shown) < len(series):
             caption = f"The best {len(shown)} of {len(series)} combinations. {SPREAD}"

@@ -76,7 +76,8 @@ def run_with_predictions(table: Table, measure: Measure) -> tuple[Group, Run] | 
 def _readable(path: Path) -> bool:
     """Whether a file holds labels, predictions and names that fit together."""
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        # numpy leaves a file open that it cannot read
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             labels_N, predicted_N = stored["labels"], stored["predicted"]
             known = len(stored["classes"])
     except (OSError, ValueError, KeyError, EOFError):

@@ -106,7 +106,7 @@ def _figure(
         _scale_y(axes, key)
     for number, group in enumerate(groups):
         all_axes[0].plot([], [], label=plain(group.title), **look(number))
-    legend_below(all_axes[0], [plain(group.title) for group in groups])
+    legend_below(figure, [plain(group.title) for group in groups])
     yield Drawing(name, title, caption, figure)
 
 

@@ -45,7 +45,7 @@ def feature_map(table: Table, measure: Measure) -> Iterator[Drawing]:
     axes.spines[:].set_visible(False)
     axes.margins(0.04)
     if coloured:
-        legend_below(axes, [plain(name, 18) for name in sample.classes])
+        legend_below(figure, [plain(name, 18) for name in sample.classes])
     caption = (
         f"{method} of the features of {len(places_n2):,} test images, each of unit length: "
         f"{group.label}, seed {run.seed}. Neighbours are alike; long distances say little."

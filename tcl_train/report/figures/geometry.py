@@ -49,7 +49,7 @@ def uniformity_tolerance(table: Table, measure: Measure) -> Iterator[Drawing]:  
     axes.set_xlabel("uniformity (lower: more even)")
     axes.set_ylabel("tolerance (mean cosine within a class)")
     if list(shown) != ["all runs"]:
-        legend_below(axes, [plain(name) for name in shown])
+        legend_below(figure, [plain(name) for name in shown])
     caption = "Of the normalised test features; means over seeds."
     if len(shown) < len(series):
         caption = f"The first {len(shown)} of {len(series)} combinations. {caption}"

@@ -109,12 +109,12 @@ def plain(text: str, longest: int = 44) -> str:
     return f" {short}" if short.startswith("_") else short
 
 
-def legend_below(axes: Axes, names: Sequence[str]) -> None:
+def legend_below(figure: Figure, names: Sequence[str]) -> None:
     """The names of the labelled series below the axes, in as few rows as fit."""
-    width = axes.figure.get_figwidth() * 72 / (50 + 5 * max(map(len, names)))  # in entries
+    width = figure.get_figwidth() * 72 / (50 + 5 * max(map(len, names)))  # in entries
     columns = max(1, min(int(width), len(names)))
     rows = -(-len(names) // columns)
-    axes.figure.legend(loc="outside lower center", ncols=-(-len(names) // rows))
+    figure.legend(loc="outside lower center", ncols=-(-len(names) // rows))
 
 
 def setting_axis(axes: Axes, key: str, values: Sequence[str]) -> tuple[dict[str, float], bool]:
