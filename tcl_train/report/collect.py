@@ -11,7 +11,7 @@ from tcl_train.errors import RequestError, printable
 from tcl_train.report.run_files import EVALUATIONS, PREDICTIONS, Run, Unusable, read_run, shown_path
 
 # Of a run or of tools, many files and never a run among them.
-NOT_ENTERED = {"checkpoints", "tensorboard", EVALUATIONS, ".git", ".hydra", "__pycache__"}
+NOT_ENTERED = {"checkpoints", "tensorboard", ".git", ".hydra", "__pycache__"}
 FILES = ("config.yaml", "result.json", "metrics.jsonl", PREDICTIONS)
 
 Stamp = tuple[tuple[str, int, int], ...]

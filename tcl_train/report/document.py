@@ -144,22 +144,22 @@ HOW_COMPARED = (
     "difference and its spread are as seen; from few seeds, that is a rough guess."
 )
 NOTHING_TO_COMPARE = (
-    "Cannot tell: no two groups that were measured alike share two seeds. Train each with the same "
+    "Cannot tell: groups that were measured alike share too few seeds. Train each with the same "
     "seeds, at least three: seed=1,2,3."
 )
 BEST_IS_CHOSEN = (
-    "Of so many groups, each is compared with the one that has the best mean; being chosen for it, "
-    "that one looks better than it is."
+    "Of so many groups, each is compared with the one that has the best mean (over at least three "
+    "seeds, where there is such); being chosen for it, that one looks better than it is."
 )
 
 
 def command_of(run: Run) -> str:
-    """What was typed to train a run, ready to paste into a shell."""
+    """What was typed for a run, ready to paste into a shell."""
     words = list(run.overrides)
     folders = run.config.get("searchpath")
     if isinstance(folders, Sequence) and not isinstance(folders, str) and folders:
         words.insert(0, f"hydra.searchpath=[{','.join(map(str, folders))}]")
-    return shlex.join(["tcl-train", *words])
+    return shlex.join(["tcl-eval" if run.from_elsewhere else "tcl-train", *words])
 
 
 def resume_of(run: Run) -> str:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 
 @dataclass(frozen=True)
 class Measure:
-    """key: in result.json, with a dot between an object and its key. higher_wins: None where
+    """key: in result.json, with a slash between an object and its key. higher_wins: None where
     neither direction is better."""
 
     key: str
@@ -28,7 +28,7 @@ class Measure:
     def of(self, result: Mapping[str, Any]) -> float | None:
         """The value; None where it is missing or not a finite number."""
         node: Any = result
-        for part in self.key.split("."):
+        for part in self.key.split("/"):
             node = node.get(part) if isinstance(node, Mapping) else None
         if isinstance(node, bool) or not isinstance(node, (int, float)) or not math.isfinite(node):
             return None
@@ -53,13 +53,32 @@ MEASURES = (
     Measure("classifier_top1", "own classifier", "%", 2, True, "the run's classifier, test split"),
     Measure("random_encoder_top1", "untrained", "%", 2, True, "linear probe, untrained encoder"),
     Measure("calibration_error", "ECE", "%", 2, False, "expected calibration error of the probe"),
-    Measure("geometry.uniformity", "uniformity", "", 3, None, "lower: spread more evenly"),
-    Measure("geometry.tolerance", "tolerance", "", 3, None, "mean cosine within a class"),
-    Measure("geometry.alignment", "alignment", "", 3, None, "distance between two views"),
-    Measure("geometry.rankme", "RankMe", "", 1, None, "effective rank of the features"),
+    Measure("geometry/uniformity", "uniformity", "", 3, None, "lower: spread more evenly"),
+    Measure("geometry/tolerance", "tolerance", "", 3, None, "mean cosine within a class"),
+    Measure("geometry/alignment", "alignment", "", 3, None, "distance between two views"),
+    Measure("geometry/rankme", "RankMe", "", 1, None, "effective rank of the features"),
+    Measure("corruption/mean_top1", "corrupted top-1", "%", 2, True, "probe on corrupted images"),
     Measure("images_per_second", "images/s", "", 0, None, "pretraining"),
     Measure("wall_seconds", "seconds", "", 0, None, "the whole run"),
 )
 BY_KEY = {measure.key: measure for measure in MEASURES}
-# Those by which settings may be compared.
-RANKED = tuple(m.key for m in MEASURES if m.higher_wins is not None)
+# Those by which settings may be compared, of those that every run may have.
+RANKED = tuple(m.key for m in MEASURES if m.higher_wins is not None and "/" not in m.key)
+
+
+def measures_in(results: Sequence[Mapping[str, Any]]) -> list[Measure]:
+    """Those that any of the results has, also of probes that were fitted to few labels."""
+    few: dict[str, None] = {}
+    for result in results:
+        labels = result.get("few_labels")
+        few |= dict.fromkeys(labels if isinstance(labels, Mapping) else ())
+    possible = [*MEASURES, *(_of_few_labels(amount) for amount in few)]
+    return [m for m in possible if any(m.of(result) is not None for result in results)]
+
+
+def _of_few_labels(amount: str) -> Measure:
+    """amount: of images a class, or below 1 a share of them."""
+    share = float(amount) if amount.replace(".", "", 1).isdigit() else 1
+    title = f"{100 * share:g} % of labels" if share < 1 else f"{amount} a class"
+    help_ = "top-1 of probes fitted to few labels, mean of the draws"
+    return Measure(f"few_labels/{amount}/top1", title, "%", 2, True, help_)

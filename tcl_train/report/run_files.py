@@ -83,6 +83,12 @@ class Run:
         return [str(word) for word in self.config["overrides"] or ()]
 
     @property
+    def from_elsewhere(self) -> bool:
+        """Whether this is an evaluation by tcl-eval of an encoder that no run has trained."""
+        loss = (self.result or {}).get("loss")
+        return isinstance(loss, Mapping) and loss.get("name") == "none"
+
+    @property
     def predictions(self) -> Path:
         return self.path / PREDICTIONS
 
@@ -217,7 +223,7 @@ def _read_metrics(
                     steps += [record["step"] for record in there]
                     values += [record[key] for record in there]
     except FileNotFoundError:
-        if result is not None:
+        if result is not None and result.get("steps") != 0:
             notes.append(f"no {path.name}: it has no curves")
     except OSError as error:
         notes.append(f"{path.name} is not readable ({_first_line(error)})")

@@ -23,6 +23,7 @@ NOT_COMPARED = {
 }
 DATASET = "dataset"
 NOT_SET = "not set"
+NOT_TRAINED = "none"  # the loss and the method of an encoder from elsewhere
 # Groups of configs in the order in which they name what was trained.
 CHOICES = ("loss", "method", "encoder", "projector", "augment")
 
@@ -132,11 +133,12 @@ def _kinds(many: Sequence[Settings], keys: Sequence[str]) -> int:
 
 def label_of(values: Mapping[str, str]) -> str:
     """A group's name from the keys that tell it apart: `tcl k1=5000`."""
-    words = [
-        value if key in CHOICES else f"{key}={value}"
-        for key, value in values.items()
-        if value != NOT_SET
-    ]
+    named = {key: value for key, value in values.items() if value != NOT_SET}
+    if named.get("loss", named.get("method")) == NOT_TRAINED:
+        named = {"loss": "not trained here"} | {
+            k: v for k, v in named.items() if k not in ("loss", "method")
+        }
+    words = [value if key in CHOICES else f"{key}={value}" for key, value in named.items()]
     return " ".join(words) or "all runs"
 
 

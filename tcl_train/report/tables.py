@@ -7,17 +7,19 @@ protocols: another probe, or another number of test images.
 from __future__ import annotations
 
 import itertools
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tcl_train.report.measures import MEASURES, Measure
-from tcl_train.report.run_files import Evaluation, Run
+from tcl_train.report.evaluations import what_was_evaluated
+from tcl_train.report.measures import Measure, measures_in
+from tcl_train.report.protocols import lettered, protocol_of, shared_and_own
+from tcl_train.report.run_files import Run
 from tcl_train.report.settings import (
     NOT_SET,
+    NOT_TRAINED,
     Differences,
     Settings,
     find_differences,
@@ -26,6 +28,7 @@ from tcl_train.report.settings import (
     settings_of,
 )
 from tcl_train.report.statistics import (
+    FEWEST_PAIRS,
     Difference,
     Summary,
     holm,
@@ -127,7 +130,9 @@ class Table:
     @property
     def measured(self) -> list[tuple[str, str]]:
         """How: what all have in common, under "", and what is different, under each letter."""
-        shared, own = _shared_and_own(list(self.protocols.values()) or [""])
+        if not self.protocols:
+            return []
+        shared, own = shared_and_own(list(self.protocols.values()))
         letters = [letter for letter in self.protocols if letter]
         return [("", shared), *zip(letters, own, strict=False)]
 
@@ -137,11 +142,10 @@ class Table:
 
     def measures(self) -> list[Measure]:
         """Those that any run has."""
-        return [m for m in MEASURES if any(m.of(run.result or {}) is not None for run in self.runs)]
+        return measures_in([run.result or {} for run in self.runs])
 
     def again_measures(self) -> list[Measure]:
-        contents = [c for row in self.again for many in row.by_seed.values() for c in many]
-        return [m for m in MEASURES if any(m.of(content) is not None for content in contents)]
+        return measures_in([c for row in self.again for many in row.by_seed.values() for c in many])
 
     def ranked(self, measure: Measure) -> list[Group]:
         """The groups that have the measure, the best mean first."""
@@ -178,8 +182,14 @@ class Table:
             if len(alike) <= EACH_WITH_EACH:
                 yield from itertools.combinations(alike, 2)
             else:
-                best = next(g for g in self.ranked(measure) if g.protocol == protocol)
+                best = self._to_compare_with(alike, measure)
                 yield from ((best, group) for group in alike if group is not best)
+
+    def _to_compare_with(self, alike: Sequence[Group], measure: Measure) -> Group:
+        """The best of these; one that has too few seeds to tell anything only if all have."""
+        ranked = [group for group in self.ranked(measure) if group in alike]
+        enough = [group for group in ranked if len(group.by_seed(measure)) >= FEWEST_PAIRS]
+        return (enough or ranked)[0]
 
 
 def tables_of(runs: Sequence[Run]) -> list[Table]:
@@ -212,7 +222,7 @@ def _table(title: str, runs: Sequence[Run]) -> Table:
         new = Group(label_of(values), values, protocol, [])
         found.setdefault((*values.values(), protocol), new).runs.append(run)
     groups = sorted(found.values(), key=lambda g: (*map(order_of, g.values.values()), g.protocol))
-    letters = _lettered([group.protocol for group in groups])
+    letters = lettered([group.protocol for group in groups])
     for group in groups:
         group.protocol = letters[group.protocol]
         group.runs.sort(key=lambda run: (run.seed, run.name))
@@ -220,9 +230,17 @@ def _table(title: str, runs: Sequence[Run]) -> Table:
 
 
 def _settings(run: Run) -> dict[str, str]:
-    """With the precision that `auto` came to."""
+    """With the precision that `auto` came to; without those of training for an encoder from
+    elsewhere, which `tcl-eval` has evaluated."""
+    settings = settings_of(run.config)
+    if run.from_elsewhere:
+        settings = {k: v for k, v in settings.items() if k.partition(".")[0] in OF_EVALUATION}
+        settings |= dict.fromkeys(("loss", "method"), NOT_TRAINED)
     precision = (run.result or {}).get("precision")
-    return settings_of(run.config) | ({"precision": str(precision)} if precision else {})
+    return settings | ({"precision": str(precision)} if precision else {})
+
+
+OF_EVALUATION = ("dataset", "encoder", "probe", "mirror_features", "knn")
 
 
 def _about(runs: Sequence[Run]) -> str:
@@ -242,74 +260,6 @@ def _about(runs: Sequence[Run]) -> str:
     return ", ".join(parts)
 
 
-# ------------------------------------------------------------------ protocols
-
-
-def protocol_of(result: Mapping[str, Any]) -> str:
-    """How the accuracies were measured, in parts divided by semicolons: equal for runs that may be
-    compared. What was chosen or scored on the way differs from run to run and is left out."""
-    probe = result.get("probe")
-    probe = probe if isinstance(probe, Mapping) else {"name": probe}
-    told = [key for key in probe if key != "l2" and probe[key] not in (False, None)]
-    parts = [f"{_words(key)}: {_steady(str(probe[key]))}" for key in told]
-    if probe.get("l2_chosen_by") is None and "l2" in probe:
-        parts.append(f"L2: {probe['l2']}")
-    knn = result.get("knn")
-    if isinstance(knn, Mapping):
-        parts.append("kNN: " + ", ".join(f"{_words(key)} {knn[key]}" for key in knn))
-    for key, words in (("num_test", "test images"), ("num_classes", "classes")):
-        parts.append(f"{words}: {result.get(key, 'unknown')}")
-    if result.get("test_split"):
-        parts.append(f"split: {Path(str(result['test_split'])).name}")
-    return "; ".join(parts)
-
-
-def _words(key: str) -> str:
-    return key.replace("_", " ").replace("l2 ", "L2 ")
-
-
-def _steady(text: str) -> str:
-    """Without scores, which stand in brackets, and without every one of many candidates; with
-    commas for semicolons."""
-    text = re.sub(r" \(\d[^)]*%[^)]*\)", "", text)
-    head, candidates, listed = text.partition("; candidates ")
-    if candidates:
-        names = listed.split(", ")
-        head += f", among {len(names)} from {names[0]} to {names[-1]}"
-    return head.replace(";", ",")
-
-
-def _shared_and_own(protocols: Sequence[str]) -> tuple[str, list[str]]:
-    """What several protocols have in common, and what each has besides."""
-    parts = [protocol.split("; ") for protocol in protocols]
-    shared = [part for part in parts[0] if all(part in other for other in parts)]
-    own = ["; ".join(part for part in each if part not in shared) for each in parts]
-    return "; ".join(shared), own
-
-
-def _lettered(protocols: Sequence[str]) -> dict[str, str]:
-    """protocol -> letter, in the order of the groups; "" of a single one."""
-    distinct = list(dict.fromkeys(protocols))
-    if len(distinct) == 1:
-        return {distinct[0]: ""}
-    return {protocol: _letter(number) for number, protocol in enumerate(distinct)}
-
-
-def _letter(number: int) -> str:
-    return chr(ord("A") + number) if number < 26 else f"A{number}"
-
-
-# ------------------------------------------------------------------ evaluations by tcl-eval
-
-# Of an evaluation: what is measured, or of the machine, and does not say what was evaluated.
-NOT_TELLING = {
-    *(measure.key.partition(".")[0] for measure in MEASURES),
-    *("per_class_top1", "probe", "knn", "dataset", "dataset_root", "left_out", "run", "seed"),
-    *("num_train", "num_validation", "num_test", "num_classes", "test_split", "device"),
-    *("torch_version", "tcl_train_version", "git_commit", "overrides", "step"),
-}
-
-
 def _put_evaluations(table: Table, tables: dict[str, Table]) -> None:
     """Each evaluation of this table's runs goes to the table of the data set it was made on."""
     rows: dict[tuple[str, ...], EvaluatedAgain] = {}
@@ -317,7 +267,10 @@ def _put_evaluations(table: Table, tables: dict[str, Table]) -> None:
         for run in group.runs:
             for evaluation in run.evaluations:
                 where = data_of(evaluation.content)
-                what, protocol = _what(evaluation, run), protocol_of(evaluation.content)
+                what, protocol = (
+                    what_was_evaluated(evaluation, run),
+                    protocol_of(evaluation.content),
+                )
                 key = (where, group.label, group.protocol, what, protocol)
                 if key not in rows:
                     rows[key] = EvaluatedAgain(group.label, table.title, what, protocol, {})
@@ -328,16 +281,3 @@ def _put_evaluations(table: Table, tables: dict[str, Table]) -> None:
                 by_seed = rows[key].by_seed
                 assert isinstance(by_seed, dict)
                 by_seed.setdefault(run.seed, []).append(evaluation.content)
-
-
-def _what(evaluation: Evaluation, run: Run) -> str:
-    """What was evaluated, the same for the runs of a group: the file's name without the number that
-    keeps it from another one's, and what is stated beside the measures."""
-    parts = [re.sub(r"-\d+$", "", evaluation.name)]
-    for key, value in evaluation.content.items():
-        if key not in NOT_TELLING and isinstance(value, (str, int, bool)):
-            parts.append(f"{_words(key)} {value}")
-    step, last = evaluation.content.get("step"), (run.result or {}).get("steps")
-    if step is not None and step != last:
-        parts.append(f"step {step}")
-    return ", ".join(parts)

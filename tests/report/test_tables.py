@@ -7,7 +7,8 @@ import pytest
 
 from tcl_train.report.collect import Collector
 from tcl_train.report.measures import BY_KEY
-from tcl_train.report.tables import protocol_of, tables_of
+from tcl_train.report.protocols import protocol_of
+from tcl_train.report.tables import tables_of
 
 TOP1 = BY_KEY["top1"]
 
@@ -167,3 +168,38 @@ def test_evaluations_are_rows_of_the_data_set_they_were_made_on(tmp_path, write_
     assert again.what == "digits-lbfgs"
     assert again.summary(TOP1).mean == 81.5
     assert again.summary(TOP1).count == 2
+
+
+def test_few_labels_and_corruptions_are_measures_of_their_own(tmp_path, write_run):
+    few = {"0.01": {"top1": 40.0, "top1_std": 2.0}, "5": {"top1": 60.0}}
+    corruption = {"mean_top1": 30.0, "top1": {"fog": {"1": 40, "5": 20}, "snow": {"5": 30}}}
+    run = write_run(tmp_path / "run")
+    evaluate(
+        run,
+        "digits-lbfgs-epoch-00003",
+        few_labels=few,
+        corruption=corruption,
+        few_labels_protocol="long words",
+        features="projector",
+        checkpoint="epoch-00003.pt",
+    )
+    (again,) = tables(tmp_path)[0].again
+    assert again.what == (
+        "digits-lbfgs-epoch-00003, features projector, checkpoint epoch-00003.pt, "
+        "2 kinds of corruption in strengths 1, 5"
+    )
+    shown = {m.title: again.summary(m).mean for m in tables(tmp_path)[0].again_measures()}
+    assert shown["1 % of labels"] == 40
+    assert shown["5 a class"] == 60
+    assert shown["corrupted top-1"] == 30
+
+
+def test_an_encoder_from_elsewhere_is_a_group_without_a_loss(tmp_path, write_run):
+    write_run(tmp_path / "run", loss="tcl", k1=5)
+    nothing = {"loss": {"name": "none"}, "method": {"name": "none"}, "epochs": 0, "steps": 0}
+    other = write_run(tmp_path / "evaluations" / "other", loss="tcl", k1=7, result=nothing)
+    (other / "metrics.jsonl").unlink()
+    collection = Collector([str(tmp_path)]).collect()
+    assert collection.notes == []
+    (table,) = tables_of(collection.finished)
+    assert [group.label for group in table.groups] == ["not trained here", "tcl"]

@@ -60,7 +60,7 @@ def by_group(table: Table, measure: Measure) -> Iterator[Drawing]:
 
 
 def _stem(measure: Measure) -> str:
-    return measure.key.rpartition(".")[2]
+    return measure.key.rpartition("/")[2]
 
 
 def over_settings(table: Table, measure: Measure) -> Iterator[Drawing]:

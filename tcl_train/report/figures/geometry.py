@@ -22,7 +22,7 @@ TEMPERATURE = "tau"
 
 def uniformity_tolerance(table: Table, measure: Measure) -> Iterator[Drawing]:  # noqa: ARG001
     """A point a group; groups that differ in their temperature only are joined in its order."""
-    uniformity, tolerance = BY_KEY["geometry.uniformity"], BY_KEY["geometry.tolerance"]
+    uniformity, tolerance = BY_KEY["geometry/uniformity"], BY_KEY["geometry/tolerance"]
     series: dict[str, list[tuple[Group, float, float]]] = {}
     for group in table.groups:
         even, tolerant = group.summary(uniformity), group.summary(tolerance)
