@@ -48,7 +48,7 @@ def keep_report_current(
     has changed, until a signal stops it. Runs may be none at first.
 
     Raises:
-        Interrupted: by SIGINT, in good order; the page is left as one that stays as it is.
+        Interrupted: by a signal, in good order; the page is left as one that stays as it is.
     """
     out = Path(out).expanduser()
     check_out(out)
@@ -66,13 +66,14 @@ def keep_report_current(
                     _write(collection, out, measure, pdf=pdf, reload_every=every)
                 seen = stamps
             time.sleep(every)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Interrupted) as stopped:
+        signum = stopped.signum if isinstance(stopped, Interrupted) else signal.SIGINT
         if collection is None or collection.empty:
             message = "stopped watching; there were no runs to report"
         else:
             _write(collection, out, measure, pdf=pdf, quiet=True)
             message = f"stopped watching; the report is in {printable(out / PAGE)}"
-        raise Interrupted(signal.SIGINT, message) from None
+        raise Interrupted(signum, message) from None
 
 
 def _write(

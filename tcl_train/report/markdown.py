@@ -17,6 +17,7 @@ from tcl_train.report.document import (
     seeds_text,
 )
 from tcl_train.report.measures import Measure
+from tcl_train.report.settings import NOT_SET
 from tcl_train.report.statistics import Summary
 from tcl_train.report.tables import EACH_WITH_EACH
 
@@ -58,9 +59,7 @@ def _section(section: Section) -> Iterator[str]:
     if table.differences.following:
         following = ", ".join(table.differences.following)
         yield from ("", escape(f"These differ as well, together with the above: {following}."))
-    for letter, protocol in table.measured:
-        name = f"Measured {letter}" if letter else "Measured"
-        yield from ("", f"{name}: {escape(protocol)}.")
+    yield from _explained(table.measured)
     if section.comparisons:
         yield from ("", "### Comparison", "", *_comparisons(section))
     if table.again:
@@ -76,7 +75,7 @@ def _groups(section: Section) -> Iterator[str]:
     rows = []
     for group in table.groups:
         best = group in section.best
-        shown: list[str] = [*(group.values.values() if keys else [group.label])]
+        shown: list[str] = [*(map(_setting, group.values.values()) if keys else [group.label])]
         shown += [group.protocol] if several else []
         seeds = group.seeds
         shown.append(
@@ -90,6 +89,10 @@ def _groups(section: Section) -> Iterator[str]:
     yield from _table([*head, *_heads(section.measures)], rows, escaped=True)
     yield ""
     yield "Mean ± standard deviation (n − 1) over n seeds."
+
+
+def _setting(value: str) -> str:
+    return "–" if value == NOT_SET else value
 
 
 def _number(measure: Measure, summary: Summary | None, seeds: int) -> str:
@@ -128,13 +131,21 @@ def _comparisons(section: Section) -> Iterator[str]:
 
 def _again(section: Section) -> Iterator[str]:
     measures = section.table.again_measures()
+    letters = section.table.again_letters
     rows = []
     for again in section.table.again:
         row = [again.group, again.trained_on, again.what, str(len(again.by_seed))]
         row += [mean_text(measure, again.summary(measure)) for measure in measures]
-        rows.append([*row, again.protocol])
+        rows.append([*row, letters[again.protocol]])
     head = ["group", "trained on", "evaluation", "n", *_heads(measures), "measured"]
     yield from _table(head, rows)
+    yield from _explained(section.table.again_measured)
+
+
+def _explained(protocols: Iterable[tuple[str, str]]) -> Iterator[str]:
+    for letter, protocol in protocols:
+        name = f"Measured {letter}" if letter else "Measured"
+        yield from ("", f"{name}: {escape(protocol)}.")
 
 
 def _settings(settings: Mapping[str, str]) -> str:

@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from tcl_train.report import document
 from tcl_train.report.document import Report, Section
+from tcl_train.report.settings import NOT_SET
 from tcl_train.report.tables import EACH_WITH_EACH, Group
 
 MADE_BY = "tcl-report"  # by which a page is known again
@@ -48,6 +49,7 @@ def to_html(
         each_with_each=EACH_WITH_EACH,
         open_rows=OPEN_ROWS,
         text=document,
+        not_set=NOT_SET,
         strip=strip,
         strip_width=STRIP,
     )

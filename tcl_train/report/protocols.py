@@ -43,21 +43,28 @@ def _steady(text: str) -> str:
     return head.replace(";", ",")
 
 
-def shared_and_own(protocols: Sequence[str]) -> tuple[str, list[str]]:
-    """What several protocols have in common, and what each has besides."""
-    parts = [protocol.split("; ") for protocol in protocols]
-    shared = [part for part in parts[0] if all(part in other for other in parts)]
-    own = ["; ".join(part for part in each if part not in shared) for each in parts]
-    return "; ".join(shared), own
+def explained(letters: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Of protocols with their letters, what all have in common, under "", and what is different,
+    under each letter."""
+    if not letters:
+        return []
+    parts = {letter: protocol.split("; ") for protocol, letter in letters.items()}
+    shared = [part for part in next(iter(parts.values())) if all(part in p for p in parts.values())]
+    own = [
+        (letter, "; ".join(part for part in each if part not in shared))
+        for letter, each in parts.items()
+        if letter
+    ]
+    return [("", "; ".join(shared)), *own]
 
 
-def lettered(protocols: Sequence[str]) -> dict[str, str]:
+def lettered(protocols: Sequence[str], first: str = "A") -> dict[str, str]:
     """protocol -> letter, in the order of the groups; "" of a single one."""
     distinct = list(dict.fromkeys(protocols))
     if len(distinct) == 1:
         return {distinct[0]: ""}
-    return {protocol: _letter(number) for number, protocol in enumerate(distinct)}
+    return {protocol: _letter(number, first) for number, protocol in enumerate(distinct)}
 
 
-def _letter(number: int) -> str:
-    return chr(ord("A") + number) if number < 26 else f"A{number}"
+def _letter(number: int, first: str) -> str:
+    return chr(ord(first) + number) if number < 26 else f"{first}{number}"

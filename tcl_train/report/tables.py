@@ -15,7 +15,7 @@ from typing import Any
 
 from tcl_train.report.evaluations import what_was_evaluated
 from tcl_train.report.measures import Measure, measures_in
-from tcl_train.report.protocols import lettered, protocol_of, shared_and_own
+from tcl_train.report.protocols import explained, lettered, protocol_of
 from tcl_train.report.run_files import Run
 from tcl_train.report.settings import (
     NOT_SET,
@@ -129,12 +129,18 @@ class Table:
 
     @property
     def measured(self) -> list[tuple[str, str]]:
-        """How: what all have in common, under "", and what is different, under each letter."""
-        if not self.protocols:
-            return []
-        shared, own = shared_and_own(list(self.protocols.values()))
-        letters = [letter for letter in self.protocols if letter]
-        return [("", shared), *zip(letters, own, strict=False)]
+        """See :func:`explained`."""
+        return explained({protocol: letter for letter, protocol in self.protocols.items()})
+
+    @property
+    def again_letters(self) -> dict[str, str]:
+        """protocol -> letter of the evaluations."""
+        return lettered([row.protocol for row in self.again], "a") if self.again else {}
+
+    @property
+    def again_measured(self) -> list[tuple[str, str]]:
+        """See :func:`explained`."""
+        return explained(self.again_letters)
 
     @property
     def runs(self) -> list[Run]:

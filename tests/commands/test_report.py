@@ -127,12 +127,13 @@ def test_watching_writes_again_what_changes_and_stops_in_good_order(
     assert "location.reload" not in (here / "report" / "report.html").read_text()
 
 
-def test_watching_nothing(report, tmp_path, monkeypatch):
-    monkeypatch.setattr(time, "sleep", lambda _: signal.raise_signal(signal.SIGINT))
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_watching_nothing(report, tmp_path, monkeypatch, signum):
+    monkeypatch.setattr(time, "sleep", lambda _: signal.raise_signal(signum))
     (tmp_path / "runs").mkdir()
     outcome = report(str(tmp_path / "runs"), "watch=true")
     assert (outcome.status, outcome.err) == (
-        130,
+        128 + signum,
         "tcl-report: stopped watching; there were no runs to report\n",
     )
     assert Path("report").exists() is False

@@ -158,13 +158,13 @@ def test_evaluations_are_rows_of_the_data_set_they_were_made_on(tmp_path, write_
         evaluate(run, "digits-lbfgs", top1=80.0 + seed)
         evaluate(run, "digits-lbfgs-2", top1=80.0 + seed)
         evaluate(run, "cifar10-lbfgs", top1=50.0, dataset="cifar10")
-        evaluate(run, "digits-blur", top1=10.0, corruption="blur", step=20)
+        evaluate(run, "digits-blur", top1=10.0, features="projector", step=20)
     cifar10, digits = tables(tmp_path)
     assert (cifar10.title, cifar10.groups) == ("cifar10", [])
     (transfer,) = cifar10.again
     assert (transfer.group, transfer.trained_on) == ("all runs", "digits")
     blurred, again = digits.again
-    assert blurred.what == "digits-blur, corruption blur, step 20"
+    assert blurred.what == "digits-blur, features projector, step 20"
     assert again.what == "digits-lbfgs"
     assert again.summary(TOP1).mean == 81.5
     assert again.summary(TOP1).count == 2

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.transforms import ScaledTranslation
 
 from tcl_train.report.figures.style import (
     GREY,
@@ -117,18 +118,26 @@ def _draw_series(
     """joined: by a line. Words have no distance, so that their points stand side by side."""
     key = next(k for k in groups[0].values if groups[0].values[k] != groups[1].values[k])
     groups = sorted(groups, key=lambda group: places[group.values[key]])
-    aside = 0.0 if joined else 0.5 * (number - (count - 1) / 2) / count
+    step = (3 if joined else min(14, 60 / count)) / 72  # inches, so that series do not hide others
+    aside = ScaledTranslation((number - (count - 1) / 2) * step, 0, axes.figure.dpi_scale_trans)
+    moved = axes.transData + aside
     x, means, spreads = [], [], []
     colour = look(number)["color"]
     for group in groups:
         summary = group.summary(measure)
         assert summary is not None
-        x.append(places[group.values[key]] + aside)
+        x.append(places[group.values[key]])
         means.append(summary.mean)
         spreads.append(summary.sd or 0.0)
         values = list(group.by_seed(measure).values())
-        axes.plot([x[-1]] * len(values), values, "o", color=colour, alpha=0.35, ms=2.8, mew=0)
-    axes.errorbar(x, means, yerr=spreads, capsize=3, **_line(number, joined=joined))
+        x_values = [x[-1]] * len(values)
+        ends = (summary.mean - spreads[-1], summary.mean + spreads[-1])
+        # matplotlib sees no data in what is moved aside
+        axes.update_datalim([(x[-1], y) for y in (*values, *ends)])
+        axes.plot(x_values, values, "o", color=colour, alpha=0.4, ms=3.6, mew=0, transform=moved)
+    axes.autoscale_view()
+    line = _line(number, joined=joined)
+    axes.errorbar(x, means, yerr=spreads, capsize=3, elinewidth=1.1, transform=moved, **line)
 
 
 def _line(number: int, *, joined: bool) -> dict[str, Any]:

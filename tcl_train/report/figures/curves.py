@@ -94,9 +94,10 @@ def _figure(
         else:
             leading = table.leading(measure, MOST_LINES)
             groups = [group for group in leading if group in groups] or groups[:MOST_LINES]
+    looks = _looks(table, groups)
     figure, all_axes = new_figure(WIDE if len(panels) > 1 else NARROW, 1, len(panels))
     for axes, (key, text) in zip(all_axes, panels.items(), strict=True):
-        for number, group in enumerate(groups):
+        for number, group in zip(looks, groups, strict=True):
             curves = [run.curves[key] for run in group.runs if key in run.curves]
             curves = [curve for curve in curves if len(curve.y_P)]
             if curves:
@@ -104,10 +105,16 @@ def _figure(
         axes.set_title(text)
         axes.set_xlabel("epoch")
         _scale_y(axes, key)
-    for number, group in enumerate(groups):
+    for number, group in zip(looks, groups, strict=True):
         all_axes[0].plot([], [], label=plain(group.title), **look(number))
     legend_below(figure, [plain(group.title) for group in groups])
     yield Drawing(name, title, caption, figure)
+
+
+def _looks(table: Table, groups: Sequence[Group]) -> list[int]:
+    """Numbers for :func:`look`, the same for a group in all figures where the table is small."""
+    known = table.groups if len(table.groups) <= MOST_LINES else groups
+    return [next(i for i, other in enumerate(known) if other is group) for group in groups]
 
 
 def _has(group: Group, key: str) -> bool:

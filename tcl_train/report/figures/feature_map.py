@@ -18,7 +18,7 @@ from tcl_train.report.tables import Table
 
 FEWEST = 3  # images
 FEWEST_FOR_TSNE = 100
-CELLS = 24  # thumbnails along a side, at most
+CELLS = 28  # thumbnails along a side, at most
 SIDE = 7.4  # inches
 MOST_COLOURED = 10  # classes; of more, the thumbnails alone tell
 
