@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import shutil
 import subprocess
 import sys
@@ -26,7 +25,15 @@ from bench_record import Table
 BASE = Path(__file__).parents[1] / "tests/earlier_runs/9d5e053-whole"
 LINES, CLASSES, TESTED, SAMPLE, FEATURES = 200, 100, 10_000, 1_000, 512
 SEEDS, WITH_PREDICTIONS = 5, 20
-START = "import sys; from tcl_train.cli.main import main_report; sys.exit(main_report())"
+# The command, and then what it took: seconds of its processor, and the most memory (Linux).
+START = """
+import resource
+from tcl_train.cli.main import main_report
+assert main_report() == 0
+used = resource.getrusage(resource.RUSAGE_SELF)
+status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+print(used.ru_utime + used.ru_stime, status["VmHWM"].split()[0])
+"""
 
 
 def make_runs(folder: Path, count: int) -> None:
@@ -109,12 +116,6 @@ def _write_predictions(path: Path, rng: np.random.Generator) -> None:
     )
 
 
-def _cpu_seconds() -> float:
-    """Of all children so far: it depends less on what else runs."""
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, nargs="+", default=[10, 1000])
@@ -128,18 +129,17 @@ def main() -> None:
         for count in given.runs:
             runs, report = folder / f"runs-{count}", folder / f"report-{count}"
             make_runs(runs, count)
-            begin, computed = perf_counter(), _cpu_seconds()
+            begin = perf_counter()
             command = [sys.executable, "-c", START, str(runs), f"out={report}"]
-            subprocess.run(command, check=True)
+            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
             seconds = perf_counter() - begin
-            # the largest child so far: give the numbers of runs in ascending order
-            peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+            cpu_seconds, peak_kib = map(float, done.stdout.splitlines()[-1].split())
             table.add(
                 {
                     "runs": count,
                     "seconds": seconds,
-                    "cpu_seconds": _cpu_seconds() - computed,
-                    "peak_mib": peak / 2**20,
+                    "cpu_seconds": cpu_seconds,
+                    "peak_mib": peak_kib / 2**10,
                     "page_mib": (report / "report.html").stat().st_size / 2**20,
                     "figures": len(list((report / "figures").glob("*.png"))),
                 }
