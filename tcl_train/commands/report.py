@@ -11,7 +11,7 @@ from pathlib import Path
 from tcl_train.errors import Interrupted, RequestError, few, printable
 from tcl_train.report.collect import Collection, Collector
 from tcl_train.report.document import compose_report
-from tcl_train.report.measures import BY_KEY
+from tcl_train.report.measures import BY_KEY, RANKED
 from tcl_train.report.writing import PAGE, check_out, write_report
 
 log = logging.getLogger(__name__)
@@ -86,6 +86,10 @@ def _write(
     quiet: bool = False,
 ) -> None:
     report = compose_report(collection, BY_KEY[measure])
+    there = {m.key for section in report.sections for m in section.measures} & {*RANKED}
+    if there and measure not in there:
+        known = ", ".join(key for key in RANKED if key in there)
+        raise RequestError(f"measure={measure}: no finished run has it; they have {known}")
     try:
         write_report(report, out, pdf=pdf, reload_every=reload_every)
     except OSError as error:

@@ -12,6 +12,7 @@ from tcl_train.report.document import Report, Section
 from tcl_train.report.figures import FIGURES
 from tcl_train.report.figures.style import Drawing, save, styled
 from tcl_train.report.markdown import to_markdown
+from tcl_train.report.measures import BY_KEY
 from tcl_train.report.page import MADE_BY, Picture, to_html
 from tcl_train.report.spreadsheet import to_csv
 from tcl_train.run.directory import RunDir
@@ -100,9 +101,7 @@ def _pictures(report: Report, section: Section, out: Path, *, pdf: bool) -> Iter
 
 
 def _drawings(section: Section) -> Iterator[Drawing]:
-    measure = section.measure
-    if measure is None:
-        return
+    measure = section.measure or BY_KEY["top1"]  # runs without labels have their curves
     for draw in FIGURES:
         with styled():
             drawings = list(draw(section.table, measure))

@@ -76,6 +76,14 @@ def test_what_is_typed_wrongly(refused_report, words, said):
     assert said in refused_report(*words)
 
 
+def test_a_measure_that_no_run_has(refused_report):
+    message = refused_report(str(EARLIER), "measure=val_top1")
+    assert message == (
+        "measure=val_top1: no finished run has it; they have "
+        "top1, top5, knn_top1, random_encoder_top1"
+    )
+
+
 def test_out_in_a_run_is_refused(refused_report, tmp_path):
     run = shutil.copytree(EARLIER / "9d5e053-whole", tmp_path / "run")
     assert "is in the directory of a run" in refused_report(str(run), f"out={run}/report")

@@ -163,6 +163,7 @@ def test_runs_without_labels(tmp_path, write_run):
     nothing = dict.fromkeys(("top1", "top5", "knn_top1"))
     write_run(tmp_path / "runs" / "run", result=nothing | {"wall_seconds": 4.0})
     page = write(tmp_path / "runs", tmp_path / "out")
+    assert (tmp_path / "out" / "figures" / "training.png").exists()
     assert "top-1" not in Page(page).texts["th"]
 
 
