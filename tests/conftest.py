@@ -289,7 +289,7 @@ def _one_line(err: str) -> str:
     lines = err.splitlines()
     assert len(lines) == 1, err
     name, _, message = lines[0].partition(": ")
-    assert name in ("tcl-train", "tcl-eval", "tcl-export", "tcl-embed")
+    assert name.startswith("tcl-")
     assert message
     assert "Traceback" not in err
     return message

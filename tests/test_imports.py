@@ -23,6 +23,7 @@ LEVELS = (
     {"__main__"},
     {"cli"},
     {"commands"},
+    {"report"},
     {"build_evaluation"},
     {"restore"},
     {"build"},

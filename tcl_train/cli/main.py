@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from tcl_train.cli.embed import embed_command
 from tcl_train.cli.evaluate import evaluate_command
 from tcl_train.cli.export import export_command
+from tcl_train.cli.report import report_command
 from tcl_train.cli.streams import forgiving_streams
 from tcl_train.cli.train import train_command
 from tcl_train.errors import CommandError, Interrupted, printable
@@ -51,6 +52,11 @@ def main_export(arguments: Sequence[str] | None = None) -> int:
 def main_embed(arguments: Sequence[str] | None = None) -> int:
     """`tcl-embed`; returns the exit status."""
     return _guarded("tcl-embed", embed_command, arguments)
+
+
+def main_report(arguments: Sequence[str] | None = None) -> int:
+    """`tcl-report`; returns the exit status."""
+    return _guarded("tcl-report", report_command, arguments)
 
 
 def _guarded(name: str, command: Command, arguments: Sequence[str] | None) -> int:
