@@ -148,7 +148,8 @@ def _read(path: str | Path, share: Share) -> tuple[Image.Image, tuple[int, int]]
 
 def _content(path: str | Path) -> bytes:
     try:
-        return Path(path).read_bytes()
+        with open(path, "rb") as file:
+            return file.read()
     except OSError as error:
         raise UnreadableImage(path, _unreadable(path, error), passing=True) from error
 
@@ -233,7 +234,7 @@ def rgb(image: Image.Image) -> Image.Image:
         image = Image.fromarray(eight_bits(np.asarray(image)))
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # as Pillow asks for, in a warning
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _number_type(image: Image.Image) -> type | None:
