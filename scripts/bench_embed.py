@@ -12,10 +12,10 @@ device computes in:
     embed    the same from the files (JPEG, 500 x 400) to the file of features
 
 The loader's workers are started and warm before it is measured. `ratio` is the median over the
-rounds of embed's rate by that of the other one in the same round; `cpu_ratio` that of the seconds of
-CPU time that the other one takes by embed's, all threads of this process together: it says the same
-of a machine on which others compute, too, where all cores are busy anyway. The loader's workers are
-not in it, so that it is left out there.
+rounds of embed's rate by that of the other one in the same round; `cpu_ratio` that of the seconds
+of CPU time that the other one takes by embed's, all threads of this process together: it says the
+same of a machine on which others compute, too, where all cores are busy anyway. The loader's
+workers are not in it, so that it is left out there.
 """
 
 from __future__ import annotations

@@ -148,8 +148,7 @@ def _read(path: str | Path, share: Share) -> tuple[Image.Image, tuple[int, int]]
 
 def _content(path: str | Path) -> bytes:
     try:
-        with open(path, "rb") as file:
-            return file.read()
+        return Path(path).read_bytes()
     except OSError as error:
         raise UnreadableImage(path, _unreadable(path, error), passing=True) from error
 
