@@ -12,7 +12,10 @@ device computes in:
     embed    the same from the files (JPEG, 500 x 400) to the file of features
 
 The loader's workers are started and warm before it is measured. `ratio` is the median over the
-rounds of embed's rate by that of the other one in the same round.
+rounds of embed's rate by that of the other one in the same round; `cpu_ratio` that of the seconds
+of CPU time that the other one takes by embed's, all threads of this process together: it says the
+same of a machine on which others compute, too, where all cores are busy anyway. The loader's
+workers are not in it, so that it is left out there.
 """
 
 from __future__ import annotations
@@ -22,7 +25,8 @@ import statistics
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -124,14 +128,31 @@ def loader_rate(embedder: Embedder, loader: DataLoader, count: int) -> float:
     return count / (perf_counter() - begin)
 
 
-def compare(
-    rounds: int, embed: Callable[[], float], other: Callable[[], float]
-) -> tuple[float, float, float]:
-    """Medians of both rates and of their ratio, in turn; the first round is for warming up."""
-    pairs = [(embed(), other()) for _ in range(rounds + 1)][1:]
-    of_embed, of_other = zip(*pairs, strict=True)
-    ratio = statistics.median(one / two for one, two in pairs)
-    return statistics.median(of_embed), statistics.median(of_other), ratio
+class Rates(NamedTuple):
+    """Medians."""
+
+    embed: float
+    other: float
+    ratio: float
+    cpu_ratio: float
+
+
+def compare(rounds: int, embed: Callable[[], float], other: Callable[[], float]) -> Rates:
+    """Of both in turn; the first round is for warming up."""
+    pairs = [(timed(embed), timed(other)) for _ in range(rounds + 1)][1:]
+    return Rates(
+        statistics.median(one for (one, _), _ in pairs),
+        statistics.median(two for _, (two, _) in pairs),
+        statistics.median(one / two for (one, _), (two, _) in pairs),
+        statistics.median(of_two / of_one for (_, of_one), (_, of_two) in pairs),
+    )
+
+
+def timed(measure: Callable[[], float]) -> tuple[float, float]:
+    """The rate, and the seconds of CPU time."""
+    begin = process_time()
+    rate = measure()
+    return rate, process_time() - begin
 
 
 def main() -> None:
@@ -155,16 +176,17 @@ def main() -> None:
         large = write_images(folder / "large", given.large, (500, 400), "jpg")
         for encoder in given.encoders:
 
-            def add(images: str, other: str, rates: tuple[float, float, float]) -> None:
+            def add(images: str, other: str, rates: Rates) -> None:
                 table.add(
                     {
                         "encoder": encoder,  # noqa: B023 - called in the same turn
                         "precision": runtime.precision,
                         "images": images,
-                        "embed": rates[0],
+                        "embed": rates.embed,
                         "beside": other,
-                        "rate": rates[1],
-                        "ratio": rates[2],
+                        "rate": rates.other,
+                        "ratio": rates.ratio,
+                        "cpu_ratio": rates.cpu_ratio if other == "bare" else "",
                     }
                 )
 

@@ -6,7 +6,6 @@ import builtins
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,8 @@ import torch
 from safetensors import safe_open
 
 from tcl_train import __version__, load_encoder
-from tcl_train.build import build_run
 from tcl_train.cli.main import main_export
-from tcl_train.data.dataset import DataSet
 from tcl_train.models.elsewhere import FORMATS, OF_ANY
-from tcl_train.run.checkpoint import Checkpoints
-from tcl_train.run.directory import RunDir
 
 TOLERANCE = 1e-5
 ENCODERS = {
@@ -35,24 +30,9 @@ ENCODERS = {
 
 
 @pytest.fixture(scope="module")
-def trained(
-    few_digits: DataSet, compose_tiny: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str], Path]:
-    """Runs by the name of their encoder, at their first step, but with statistics of images."""
-    root = tmp_path_factory.mktemp("trained")
-
-    def train(name: str) -> Path:
-        run_dir = RunDir(root / name)
-        if not run_dir.started:
-            config = compose_tiny("batch_size=32", *ENCODERS[name])
-            size = 32 if name == "timm of a size" else 8
-            trainer = build_run(config, data=replace(few_digits, image_size=size)).trainer
-            trainer.method.train()(images(8, size), torch.arange(8) % 4)
-            run_dir.claim(config)
-            Checkpoints(run_dir.checkpoints, every=1, keep=1).save(trainer.state_dict())
-        return run_dir.path
-
-    return train
+def trained(untrained_run: Callable[..., Path]) -> Callable[[str], Path]:
+    """Runs by the name of their encoder, at their first step."""
+    return lambda name: untrained_run(*ENCODERS[name], size=32 if name == "timm of a size" else 8)
 
 
 @pytest.fixture
