@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tcl_train.cli.failures import explained, traceback_wanted
 from tcl_train.cli.words import FEATURES, Key, help_of
-from tcl_train.errors import CommandError, RequestError, printable
+from tcl_train.errors import Interrupted, RequestError, printable
 
 if TYPE_CHECKING:
     from tcl_train.commands.evaluate import Wanted
@@ -176,21 +177,25 @@ def _evaluate_all(given: Words, wanted: Wanted) -> int:
     """One run after the other; one that fails is said in a line, and the others still follow. The
     status is the first that is not 0."""
     from tcl_train.commands.evaluate import table_of
-    from tcl_train.errors import Interrupted
 
-    results, first_status = {}, 0
-    for run in given.runs:
-        print(f"--- {printable(run)}", flush=True)
-        try:
-            results[run] = _evaluate_run(run, given.overrides, wanted)
-        except Interrupted:
-            raise
-        except CommandError as error:
-            message = " ".join(str(error).split())
-            print(f"tcl-eval: {printable(run)}: {message}", file=sys.stderr, flush=True)
-            first_status = first_status or error.exit_status
-    if results:
-        print(f"\n{table_of(results)}", flush=True)
+    results: dict[str, dict[str, Any]] = {}
+    first_status = 0
+    try:
+        for run in given.runs:
+            print(f"--- {printable(run)}", flush=True)
+            try:
+                results[run] = _evaluate_run(run, given.overrides, wanted)
+            except Interrupted:
+                raise
+            except Exception as error:
+                if traceback_wanted():
+                    raise
+                line, status = explained(error)
+                print(f"tcl-eval: {printable(run)}: {line}", file=sys.stderr, flush=True)
+                first_status = first_status or status
+    finally:  # also when it is interrupted
+        if results:
+            print(f"\n{table_of(results)}", flush=True)
     return first_status
 
 

@@ -5,24 +5,23 @@ torch is loaded only when something is to be computed, so that help and typing e
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
 from tcl_train.cli.embed import embed_command
 from tcl_train.cli.evaluate import evaluate_command
 from tcl_train.cli.export import export_command
+from tcl_train.cli.failures import explained, traceback_wanted
 from tcl_train.cli.report import report_command
 from tcl_train.cli.streams import forgiving_streams
 from tcl_train.cli.train import train_command
-from tcl_train.errors import CommandError, Interrupted, printable
+from tcl_train.errors import CommandError, Interrupted
 from tcl_train.runtime.memory import ask_for_huge_pages, keep_freed_memory
 from tcl_train.runtime.signals import STOPPING, handled
 
@@ -74,31 +73,13 @@ def _run_command(name: str, command: Command, arguments: list[str]) -> int:
         hydras.addHandler(logging.NullHandler())
     try:
         return _in_each_process(command, arguments)
-    except CommandError as error:
-        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+    except (Exception, KeyboardInterrupt) as error:
+        if traceback_wanted() and not isinstance(error, KeyboardInterrupt):
             raise
-        if not error.silent:
-            print(f"{name}: {_one_line(error)}", file=sys.stderr)
-        return error.exit_status
-    except KeyboardInterrupt:
-        print(f"{name}: {NOTHING_STARTED}", file=sys.stderr)
-        return 128 + signal.SIGINT
-    except Exception as error:
-        if os.environ.get("HYDRA_FULL_ERROR") == "1":
-            raise
-        if isinstance(error, OSError) and error.filename is not None:
-            print(f"{name}: {printable(error.filename)}: {error.strerror}", file=sys.stderr)
-            return 1 if error.errno in DISK_FAILS else 2
-        first = (str(error).splitlines() or [""])[0]
-        print(
-            f"{name}: {type(error).__name__}: {first} (HYDRA_FULL_ERROR=1 shows the traceback)",
-            file=sys.stderr,
-        )
-        return 1
-
-
-# What is wrong with a file that was named is wrong with the request, unless the disk fails.
-DISK_FAILS = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+        line, status = explained(error)
+        if not (isinstance(error, CommandError) and error.silent):
+            print(f"{name}: {line}", file=sys.stderr)
+        return status
 
 
 def _in_each_process(command: Command, arguments: list[str]) -> int:
@@ -127,20 +108,6 @@ def _printing(wanted: bool) -> Iterator[None]:
 
 # SIGINT raises KeyboardInterrupt by itself.
 TO_STOP = tuple(signum for signum in STOPPING if signum != signal.SIGINT)
-NOTHING_STARTED = "interrupted; nothing was started"
-
-
-def _one_line(error: CommandError) -> str:
-    message = " ".join(str(error).split()) or NOTHING_STARTED
-    if error.resumable is None:
-        return message
-    return f"{message}; resume with: tcl-train {_shell_word(error.resumable)}"
-
-
-def _shell_word(run_dir: Path) -> str:
-    from tcl_train.cli.overrides import shell_word
-
-    return shell_word("resume", run_dir)
 
 
 def _raise_interrupted(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001

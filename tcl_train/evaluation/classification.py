@@ -56,9 +56,9 @@ def per_class_top1(
     score_NK: Tensor, y_N: Tensor, classes: Sequence[str]
 ) -> dict[str, float | None]:
     """Percent of the images of each class that are classified right; None for a class without."""
-    right_N = (score_NK.argmax(1) == y_N).float()
+    right_N = score_NK.argmax(1) == y_N
     count_K = torch.bincount(y_N, minlength=len(classes)).tolist()
-    right_K = torch.bincount(y_N, right_N, minlength=len(classes)).tolist()
+    right_K = torch.bincount(y_N[right_N], minlength=len(classes)).tolist()
     return {
         name: 100 * right / count if count else None
         for name, right, count in zip(classes, right_K, count_K, strict=True)

@@ -5,6 +5,7 @@ N: rows; D: dimensions; K: classes; C, S: channels and side of views; n: images 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -77,7 +78,7 @@ def uniformity(x_ND: Tensor) -> float:
         own_MM = _kernel(part_ND, part_ND)
         total += (own_MM.sum() - own_MM.diagonal().sum()).item()
         total += sum(2 * _kernel(part_ND, other_ND).sum().item() for other_ND in parts[i + 1 :])
-    return torch.tensor(total / (n * (n - 1))).log().item()
+    return math.log(total / (n * (n - 1)))
 
 
 def _kernel(u_ND: Tensor, v_MD: Tensor) -> Tensor:

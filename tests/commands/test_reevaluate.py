@@ -282,6 +282,26 @@ def test_where_all_succeed_the_status_is_0(three_runs: Path, tcl_eval: Callable[
     assert (outcome.status, outcome.err) == (0, "")
 
 
+def test_a_failure_that_nobody_foresaw_stops_no_other_run(
+    three_runs: Path, tcl_eval: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(three_runs / "3_broken")
+    measure = evaluation.Evaluator.measure
+    failures = iter([True, False])
+
+    def fail_once(self: Any, encoder: Any) -> Any:
+        if next(failures):
+            raise ZeroDivisionError("division by zero")
+        return measure(self, encoder)
+
+    monkeypatch.setattr(evaluation.Evaluator, "measure", fail_once)
+    outcome = tcl_eval(f"run={three_runs}/*", *QUICK)
+    assert outcome.status == 1
+    assert f"{three_runs}/2_b: ZeroDivisionError: division by zero" in outcome.err
+    assert len(outcome.err.splitlines()) == 1
+    assert len(evaluations(RunDir(three_runs / "10_c"))) == 1
+
+
 # ------------------------------------------------------------------ encoders without a run
 
 

@@ -1,0 +1,45 @@
+"""What a command says of a failure, and its exit status."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+from pathlib import Path
+
+from tcl_train.errors import CommandError, printable
+
+NOTHING_STARTED = "interrupted; nothing was started"
+# What is wrong with a file that was named is wrong with the request, unless the disk fails.
+DISK_FAILS = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+
+
+def traceback_wanted() -> bool:
+    """Whether the user asks for tracebacks in place of lines."""
+    return os.environ.get("HYDRA_FULL_ERROR") == "1"
+
+
+def explained(error: BaseException) -> tuple[str, int]:
+    """One line, and the exit status."""
+    if isinstance(error, CommandError):
+        return _of_command(error), error.exit_status
+    if isinstance(error, KeyboardInterrupt):
+        return NOTHING_STARTED, 128 + signal.SIGINT
+    if isinstance(error, OSError) and error.filename is not None:
+        status = 1 if error.errno in DISK_FAILS else 2
+        return f"{printable(error.filename)}: {error.strerror}", status
+    first = (str(error).splitlines() or [""])[0]
+    return f"{type(error).__name__}: {first} (HYDRA_FULL_ERROR=1 shows the traceback)", 1
+
+
+def _of_command(error: CommandError) -> str:
+    message = " ".join(str(error).split()) or NOTHING_STARTED
+    if error.resumable is None:
+        return message
+    return f"{message}; resume with: tcl-train {_shell_word(error.resumable)}"
+
+
+def _shell_word(run_dir: Path) -> str:
+    from tcl_train.cli.overrides import shell_word
+
+    return shell_word("resume", run_dir)
