@@ -4,7 +4,8 @@
 
 Measures blocks of a few steps, in turn, in images a second (medians):
 
-    encoder   forward, backward and optimiser step of the encoder alone, on views that are there
+    encoder   forward, backward and optimiser step of the encoder alone, on views that are there;
+              where a method has a teacher, also the forward pass of a second encoder
     step      tcl-train's whole step: data, augmentation, encoder, projector, loss, optimiser
     public    the pipeline that public code uses: torchvision transforms on Pillow images in two
               loader workers, torch's own convolutions, channels-first, the dense loss; in the same
@@ -48,6 +49,7 @@ from tcl_train.data.dataset import DataSet, Split
 from tcl_train.data.images import ArrayImages
 from tcl_train.engine.profile import PHASES, profiler
 from tcl_train.losses.pair_loss import dense_pairs
+from tcl_train.methods.teacher import Teacher
 from tcl_train.runtime.device import Runtime, available_cpus, choose_device
 from tcl_train.runtime.memory import ask_for_huge_pages, keep_freed_memory
 
@@ -77,11 +79,21 @@ def runtime_of(config: DictConfig) -> Runtime:
 
 
 def encoder_alone(words: list[str], data: DataSet) -> Block:  # noqa: ARG001
-    """One forward and backward pass with an optimiser step, on the same views each time."""
+    """One forward and backward pass with an optimiser step, on the same views each time; before it
+    a teacher's forward pass."""
     config = compose_run(words).config
     runtime = runtime_of(config)
     encoder = configs.build_encoder(config, image_size=32)
-    runtime.prepare(encoder, encoder)
+    method = configs.build_method(
+        config, encoder=encoder, loss=configs.build_loss(config), num_classes=CLASSES
+    )
+    teachers = [
+        Teacher(configs.build_encoder(config, image_size=32))
+        for part in method.modules()
+        if isinstance(part, Teacher)
+    ]
+    for module in (encoder, *teachers):
+        runtime.prepare(module, module)
     optimizer = torch.optim.SGD(encoder.parameters(), lr=0.01, momentum=0.9)
     shape = (config.batch_size * config.views, 3, 32, 32)
     views_NCHW = torch.randn(shape).to(runtime.device, memory_format=torch.channels_last)
@@ -89,6 +101,8 @@ def encoder_alone(words: list[str], data: DataSet) -> Block:  # noqa: ARG001
     def block(steps: int) -> None:
         for _ in range(steps):
             with runtime.autocast():
+                for teacher in teachers:
+                    teacher(views_NCHW)
                 loss = encoder(views_NCHW).float().square().mean()
             optimizer.zero_grad()
             runtime.scaled(loss).backward()
@@ -234,7 +248,7 @@ def serve(kind: str, words: list[str], steps: int, batch_size: int, connection: 
 
 
 def measure(
-    encoder: str, batch_size: int, given: argparse.Namespace, runtime: Runtime
+    encoder: str, method: str | None, batch_size: int, given: argparse.Namespace, runtime: Runtime
 ) -> dict[str, Any]:
     words = [
         "dataset=cifar100",
@@ -243,6 +257,7 @@ def measure(
         f"batch_size={batch_size}",
         f"device={given.device}",
         f"precision={runtime.precision}",
+        *([] if method is None else [f"method={method}"]),
     ]
     benches = {kind: Bench(kind, words, given.steps, batch_size) for kind in given.kinds}
     times: dict[str, list[float]] = {kind: [] for kind in benches}
@@ -258,6 +273,7 @@ def measure(
     speed = {kind: images / statistics.median(seconds) for kind, seconds in times.items()}
     row: dict[str, Any] = {
         "encoder": encoder,
+        "method": method or "contrastive",
         "batch": batch_size,
         "augment": given.augment,
         "precision": runtime.precision,
@@ -273,6 +289,7 @@ def measure(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--encoders", nargs="+", default=["resnet18", "resnet20"])
+    parser.add_argument("--methods", nargs="+", default=[None])
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=[256])
     parser.add_argument("--augment", default="simaug")
     parser.add_argument("--steps", type=int, default=4, help="in a block")
@@ -286,8 +303,9 @@ def main() -> None:
     for precision in given.precisions:
         runtime = Runtime(device=given.device, precision=precision, compile=False)
         for encoder in given.encoders:
-            for batch_size in given.batch_sizes:
-                table.add(measure(encoder, batch_size, given, runtime))
+            for method in given.methods:
+                for batch_size in given.batch_sizes:
+                    table.add(measure(encoder, method, batch_size, given, runtime))
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ from tcl_train.data.augment.transform import Transform
 from tcl_train.data.dataset import DataSet, ReadOptions, Split, difference
 from tcl_train.data.loader import Loader, cut_where_read
 from tcl_train.data.normalize import Normalize
-from tcl_train.data.order import Order, build_order
+from tcl_train.data.order import Order, build_order, check_sampler
 from tcl_train.data.shares import Shares
 from tcl_train.data.views import ViewGroup, ViewPlan
 from tcl_train.engine.fit import ON_COLLAPSE, Trainer, Watching, unwatched
@@ -247,8 +247,9 @@ def build_run(
         RequestError: a value is out of range, the parts do not fit together, data are missing, or
             the checkpoint belongs to another run.
     """
-    settings, loss, probe, _ = _all_parts(  # what is wrong with them, before data are read
+    settings, _, loss, probe, _ = _all_parts(  # what is wrong with them, before data are read
         partial(read_settings, config),
+        partial(_check_sampler, config),
         partial(build_loss, config),
         partial(build_probe, config),
         partial(build_schedule, config),
@@ -381,20 +382,26 @@ def _build_monitor(settings: Settings, data: DataSet, runtime: Runtime) -> Watch
     )
 
 
-def _epoch_order(config: DictConfig, settings: Settings, split: Split) -> Order:
-    name = config.data.get("sampler", "shuffle")  # which runs of earlier versions lack
-    per_class = config.data.get("images_per_class", None)
-    if name != "shuffle" and settings.labelled < 1:
-        raise RequestError(
-            f"data.sampler={name} needs a label for each image; give labelled=1, or "
-            "data.sampler=shuffle"
-        )
+def _sampler(config: DictConfig) -> tuple[str, Any]:
+    """`data.sampler` and `data.images_per_class`, which runs of earlier versions lack."""
+    return config.data.get("sampler", "shuffle"), config.data.get("images_per_class", None)
+
+
+def _check_sampler(config: DictConfig) -> None:
+    """What is wrong with it whatever the data are."""
+    name, per_class = _sampler(config)
     with _as_request_error(""):
-        if name == "classes" and per_class and settings.batch_size % per_class:
+        check_sampler(name, per_class, supervised=config.supervised, batch_size=config.batch_size)
+        if name != "shuffle" and config.get("labelled", 1) != 1:
             raise ValueError(
-                f"batch_size={settings.batch_size} is no multiple of data.images_per_class="
-                f"{per_class}"
+                f"data.sampler={name} needs a label for each image; give labelled=1, or "
+                "data.sampler=shuffle"
             )
+
+
+def _epoch_order(config: DictConfig, settings: Settings, split: Split) -> Order:
+    name, per_class = _sampler(config)
+    with _as_request_error(""):
         return build_order(
             name,
             images_per_class=per_class,

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
 
 CONFIG_NAME = "train"
 # Choices that replace a default beside a choice made earlier in the list of configs/train.yaml:
@@ -29,3 +32,22 @@ def choices(group: str) -> list[str]:
     """The choices of a group: its YAML files, resnet8 before resnet18."""
     names = (path.stem for path in (config_dir() / group).glob("*.yaml"))
     return sorted(names, key=lambda name: re.sub(r"\d+", lambda m: m[0].zfill(6), name))
+
+
+HERE = "@_here_"  # in a list of defaults: merged into the choice itself
+
+
+@cache
+def settings_of(group: str, choice: str) -> DictConfig | None:
+    """The keys that a choice has by itself; None where its file is not among these configs, but
+    in a folder of the user's."""
+    path = config_dir() / group / f"{choice}.yaml"
+    if not path.is_file():
+        return None
+    own = OmegaConf.load(path)
+    assert isinstance(own, DictConfig)
+    parents = [str(name) for name in own.pop("defaults", [])]
+    of_parents = [settings_of(group, name.removesuffix(HERE)) for name in parents]
+    merged = OmegaConf.merge(*(parent for parent in of_parents if parent is not None), own)
+    assert isinstance(merged, DictConfig)
+    return merged

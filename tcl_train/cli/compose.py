@@ -6,7 +6,6 @@ needs torch, unless a config asks what the machine computes in (tcl_train/cli/re
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +20,14 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from tcl_train.cli import resolvers
-from tcl_train.cli.choices import CONFIG_NAME, GOES_WITH, SECOND_VIEW, config_dir
+from tcl_train.cli.choices import (
+    CONFIG_NAME,
+    GOES_WITH,
+    SECOND_VIEW,
+    choices,
+    config_dir,
+    settings_of,
+)
 from tcl_train.cli.explain import (
     COMPOSING_ERRORS,
     check_overrides,
@@ -139,29 +145,36 @@ REPLACEABLE = ("augment", "encoder", "projector", "optimizer", "scheduler", "pro
 
 
 def _strangers(typed: Sequence[Override], config: DictConfig) -> list[str]:
-    """Keys that a recipe set for its own choice of a part, and that the choice typed in its place
-    does not have: method=byol sets the trust of its optimizer, which optimizer=sgd lacks. What was
-    typed is never among them."""
-    groups = {override.key_or_group for override in typed} & set(REPLACEABLE)
-    searchpath = [o.input_line or "" for o in typed if o.key_or_group == SEARCHPATH]
-    found: list[str] = []
-    for group in sorted(groups):
-        name = f"{group}/{config.hydra.runtime.choices[group]}"
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Hydra's, of lists of defaults
-            alone = compose(name, searchpath)
-        found += _missing_in(alone.get(group, alone), config[group], group)
+    """Keys of another choice of a part, which a recipe set for its own one before another was
+    chosen: method=byol sets the trust of its optimizer, which optimizer=sgd lacks. A key that no
+    choice has is left for the part to refuse, and so is what was typed."""
     keys = [override.key_or_group for override in typed]
-    return [key for key in found if not any(k == key or k.startswith(f"{key}.") for k in keys)]
+    chosen = config.hydra.runtime.choices
+    return [
+        key
+        for group in REPLACEABLE
+        if (own := settings_of(group, chosen[group])) is not None
+        for key in _missing_in(own, config[group], group)
+        if not any(k == key or k.startswith(f"{key}.") for k in keys) and _is_known(group, key)
+    ]
 
 
-def _missing_in(alone: Any, node: Any, place: str) -> Iterator[str]:
-    """The keys of `node` that `alone` lacks, below it, too."""
+def _is_known(group: str, key: str) -> bool:
+    """Whether some choice of the group has this key."""
+    place, _, name = key.removeprefix(f"{group}.").rpartition(".")
+    others = (settings_of(group, choice) for choice in choices(group))
+    nodes = (OmegaConf.select(own, place) if place else own for own in others if own is not None)
+    return any(isinstance(node, DictConfig) and name in node for node in nodes)
+
+
+def _missing_in(own: DictConfig, node: Any, place: str) -> Iterator[str]:
+    """The keys of `node`, and of what is below it, that `own` lacks."""
     for key in map(str, node) if isinstance(node, DictConfig) else ():
-        if key not in alone:
+        below = own._get_node(key) if key in own else None
+        if key not in own:
             yield f"{place}.{key}"
-        elif isinstance(alone._get_node(key), DictConfig):
-            yield from _missing_in(alone._get_node(key), node._get_node(key), f"{place}.{key}")
+        elif isinstance(below, DictConfig):
+            yield from _missing_in(below, node._get_node(key), f"{place}.{key}")
 
 
 def without_hydra(config: DictConfig) -> DictConfig:

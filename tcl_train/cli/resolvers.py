@@ -6,7 +6,8 @@ is 30 where the run computes in half precision and 12 elsewhere. `precision=auto
 precision only where it is the faster one, so that a recipe that promises a time can keep it on both
 kinds of machine. `${share_of_run:5}` is 5 epochs as a share of the run's, `${smaller:10,${epochs}}`
 the smaller number, and `${of_dataset:digits,20,100}` is 20 for dataset=digits and 100 for all
-others. The resolved values are what `config.yaml` and `result.json` hold.
+others. `${epochs_of_views:12,2,32}` is as many epochs as show the encoder as many pixels as 12
+epochs of 2 views of 32 x 32. The resolved values are what `config.yaml` and `result.json` hold.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ def register() -> None:
     OmegaConf.register_new_resolver("share_of_run", share_of_run, replace=True)
     OmegaConf.register_new_resolver("of_dataset", of_dataset, replace=True)
     OmegaConf.register_new_resolver("smaller", smaller, replace=True)
+    OmegaConf.register_new_resolver("epochs_of_views", epochs_of_views, replace=True)
 
 
 def in_half_precision(yes: Any, no: Any, *, _root_: DictConfig) -> Any:
@@ -59,3 +61,16 @@ def of_dataset(*given: Any, _root_: DictConfig) -> Any:
     *pairs, others = given
     values = dict(zip(pairs[::2], pairs[1::2], strict=True))
     return values.get(_root_.names.dataset, others)
+
+
+def epochs_of_views(epochs: Any, views: Any, side: Any, *, _root_: DictConfig) -> Any:
+    """As many epochs as show the encoder as many pixels as `epochs` of `views` views of `side`
+    pixels: fewer where the config has more views of an image, or small ones beside them."""
+    try:
+        pixels = float(_root_.views)
+        for group in (_root_.get("multicrop") or {}).values():
+            own = group["size"]  # null: half the side of the others
+            pixels += group["count"] * (0.5 if own is None else own / side) ** 2
+        return max(1, round(epochs * views / pixels))
+    except (TypeError, ValueError, ZeroDivisionError):  # the run refuses these words by itself
+        return epochs

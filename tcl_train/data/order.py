@@ -80,6 +80,24 @@ class Balanced:
         return _shuffled(torch.cat(chosen), g)
 
 
+def check_sampler(
+    sampler: str, images_per_class: int, *, supervised: bool, batch_size: int
+) -> None:
+    """Raises ValueError or TypeError for what is wrong before the data are known."""
+    checks.one_of("data.sampler", sampler, SAMPLERS)
+    if sampler == "classes":
+        per_class = checks.integer("data.images_per_class", images_per_class, at_least=2)
+        if isinstance(batch_size, int) and batch_size % per_class:  # else it is refused elsewhere
+            raise ValueError(
+                f"batch_size={batch_size} is no multiple of data.images_per_class={per_class}"
+            )
+    if sampler != "shuffle" and not supervised:
+        raise ValueError(
+            f"data.sampler={sampler} chooses images by their labels, which supervised=false does "
+            "not read; give data.sampler=shuffle, or supervised=true"
+        )
+
+
 def build_order(
     sampler: str, *, images_per_class: int, count: int, labels_N: Tensor | None
 ) -> Order:
@@ -88,15 +106,14 @@ def build_order(
     labels_N: of the `count` images; None: they have none, or none may be read.
 
     Raises:
-        ValueError: a value is out of range, or the sampler needs labels.
+        ValueError: the sampler needs labels.
     """
-    checks.one_of("data.sampler", sampler, SAMPLERS)
     if sampler == "shuffle":
         return Shuffled(count)
     if labels_N is None:
         raise ValueError(
-            f"data.sampler={sampler} chooses images by their labels, which supervised=false does "
-            "not read; give data.sampler=shuffle, or supervised=true"
+            f"data.sampler={sampler} chooses images by their labels, and these have none; give "
+            "data.sampler=shuffle"
         )
     return ByClass(labels_N, images_per_class) if sampler == "classes" else Balanced(labels_N)
 

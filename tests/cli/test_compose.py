@@ -62,6 +62,8 @@ def test_the_sentence_that_the_project_exists_for_runs_the_published_recipe() ->
         ("method=byol optimizer=muon", "optimizer", {"momentum": 0.8}, {"trust", "weight_decay"}),
         ("method=byol projector=linear", "projector", {"out_dim": 256}, {"hidden_dim"}),
         ("experiment=cpu20 encoder=resnet18", "encoder", {"stem": "cosine"}, {"width", "shortcut"}),
+        ("experiment=cpu20 encoder=resnet18", "encoder", {"norm": "batch"}, {"feature_dim"}),
+        ("experiment=cpu/self_supervised method=byol", "optimizer", {"momentum": 0.8}, {"trust"}),
         ("experiment=cpu20 augment=none", "augment", {}, {"crop"}),
     ],
 )
@@ -71,6 +73,17 @@ def test_what_a_recipe_sets_for_a_part_goes_where_another_part_lacks_it(
     node = compose_run(words.split()).config[group]
     assert {key: node[key] for key in kept} == kept
     assert not gone & set(node)
+
+
+def test_a_key_that_no_choice_has_is_not_dropped(tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text(
+        "# @package _global_\n"
+        "defaults:\n  - override /optimizer: sgd\n"
+        "optimizer:\n  momentun: 0.5\n"
+    )
+    words = [f"hydra.searchpath=[{tmp_path}]", "experiment=mine"]
+    assert compose_run(words).config.optimizer.momentun == 0.5  # which building it refuses
 
 
 def test_a_typed_key_that_a_typed_part_lacks_is_not_dropped() -> None:

@@ -88,3 +88,18 @@ def test_a_method_s_shares_of_a_short_run_are_shares(epochs: str) -> None:
     for name in ("teacher_tau_warmup", "frozen_until"):
         assert 0 <= config.method[name] <= 1
     assert config.scheduler.warmup_epochs == min(10, config.epochs)
+
+
+@pytest.mark.parametrize(
+    ("views", "small", "epochs"),
+    [
+        *((2, {}, 12), (3, {}, 8), (1, {}, 24), (100, {}, 1), ("many", {}, 12)),
+        *((2, {"count": 4, "size": None}, 8), (2, {"count": 2, "size": 8}, 11)),
+    ],
+)
+def test_epochs_of_equally_many_views(views: object, small: dict[str, object], epochs: int) -> None:
+    resolvers.register()
+    text = "${epochs_of_views:12,2,32}"
+    groups = {"small": small} if small else {}
+    config = OmegaConf.create({"views": views, "multicrop": groups, "epochs": text})
+    assert config.epochs == epochs

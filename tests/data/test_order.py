@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tcl_train.data.order import Balanced, ByClass, Shuffled, build_order
+from tcl_train.data.order import Balanced, ByClass, Shuffled, build_order, check_sampler
 
 counts = st.lists(st.integers(1, 40), min_size=1, max_size=6)
 
@@ -66,16 +66,21 @@ def test_an_order_follows_from_seed_and_epoch(kind: type) -> None:
 
 @pytest.mark.parametrize("sampler", ["classes", "balanced"])
 def test_without_labels_there_is_no_order_by_class(sampler: str) -> None:
-    with pytest.raises(ValueError, match=f"data.sampler={sampler} chooses images by their labels"):
+    message = f"data.sampler={sampler} chooses images by their labels"
+    with pytest.raises(ValueError, match=message):
         build_order(sampler, images_per_class=4, count=10, labels_N=None)
+    with pytest.raises(ValueError, match=message):
+        check_sampler(sampler, 4, supervised=False, batch_size=8)
 
 
 @pytest.mark.parametrize("k", [1, 0, 2.5, None])
 def test_groups_of_fewer_than_two_are_refused(k: object) -> None:
+    with pytest.raises((ValueError, TypeError), match=r"data\.images_per_class"):
+        check_sampler("classes", k, supervised=True, batch_size=8)  # type: ignore[arg-type]
     with pytest.raises((ValueError, TypeError), match=r"data\.images_per_class"):
         build_order("classes", images_per_class=k, count=4, labels_N=labels([4]))  # type: ignore[arg-type]
 
 
 def test_an_unknown_sampler_is_refused() -> None:
     with pytest.raises(ValueError, match="shuffle, classes, balanced"):
-        build_order("random", images_per_class=4, count=4, labels_N=None)
+        check_sampler("random", 4, supervised=True, batch_size=8)
