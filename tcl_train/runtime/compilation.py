@@ -117,7 +117,8 @@ def _allow_many_sizes() -> None:
     """By itself the compiler gives up after eight, without a word."""
     from torch._dynamo import config  # which takes two seconds to load
 
-    config.recompile_limit = max(config.recompile_limit, MOST_SIZES)
+    name = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"
+    setattr(config, name, max(getattr(config, name), MOST_SIZES))
 
 
 def uncompiled() -> AbstractContextManager[Any]:
