@@ -52,6 +52,7 @@ from tcl_train.models.weights import load_weights
 from tcl_train.run import checkpoint
 from tcl_train.run.weights_file import read_weights
 from tcl_train.runtime.batch_norm import use_global_statistics
+from tcl_train.runtime.compilation import CHOICES as COMPILE
 from tcl_train.runtime.device import DEVICES, PRECISIONS, Runtime, available_cpus
 from tcl_train.runtime.processes import ALONE, Processes
 from tcl_train.runtime.randomness import DRAWS, EarlierSeed, generator, seeded
@@ -71,7 +72,7 @@ class Settings:
     lr: float
     device: str
     precision: str
-    compile: bool
+    compile: bool | str
     random_encoder_baseline: bool
     log_every: int
     checkpoint: Mapping[str, Any]
@@ -102,7 +103,7 @@ class Settings:
             lambda: c.number("lr", self.lr, above=0),
             lambda: c.one_of("device", self.device, DEVICES),
             lambda: c.one_of("precision", self.precision, PRECISIONS),
-            lambda: c.boolean("compile", self.compile),
+            lambda: c.one_of("compile", str(self.compile).lower(), COMPILE),
             lambda: c.boolean("random_encoder_baseline", self.random_encoder_baseline),
             lambda: c.integer("log_every", self.log_every, at_least=1),
             lambda: c.boolean("deterministic", self.deterministic),
@@ -347,7 +348,13 @@ def _build_trainer(
     with runtime.processes.first_of_machine_alone("weights") if downloads else nullcontext():
         encoder = build_initial_encoder(config, image_size=data.image_size, weights=weights)
     method = build_method(config, encoder=encoder, loss=loss, num_classes=len(data.classes))
-    runtime.prepare(method, encoder)
+    chunks = len(shares.chunks())
+    runtime.compilation.decide(
+        passes=settings.epochs * loader.steps_per_epoch * chunks,
+        sizes=_view_sizes(groups, settings),
+        chunks=chunks,
+    )
+    runtime.prepare(method)
     use_global_statistics(method, runtime.processes)
     return Trainer(
         method=method,
@@ -371,6 +378,11 @@ def _build_trainer(
             "data": data.fingerprint(),
         },
     )
+
+
+def _view_sizes(groups: Sequence[ViewGroup], settings: Settings) -> int:
+    """How many sizes of views the encoder sees."""
+    return len({group.side(epoch) for group in groups for epoch in range(settings.epochs)})
 
 
 def _build_monitor(settings: Settings, data: DataSet, runtime: Runtime) -> Watching:

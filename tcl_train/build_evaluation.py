@@ -79,7 +79,7 @@ def build_evaluation(
     settings, probe = all_parts(partial(read_settings, config), partial(build_probe, config))
     state = None if path is None else checkpoint.load(path, needed=ENCODER_PARTS)
     weights = read_initial_weights(config) if state is None else None
-    runtime = Runtime(device=settings.device, precision=settings.precision, compile=False)
+    runtime = Runtime(device=settings.device, precision=settings.precision)
     data = with_validation(build_data(config, supervised=True), settings)
     if data.train is None or data.test is None:
         raise RequestError(

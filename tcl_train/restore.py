@@ -135,7 +135,7 @@ def build_embedder(
     state = checkpoint.load(run_dir.last_checkpoint, needed=ENCODER_PARTS)
     module = restore_features(config, state, layer)
     precision = config.get("precision", "auto") if precision is None else precision
-    runtime = Runtime(device=device, precision=precision, compile=False, processes=processes)
+    runtime = Runtime(device=device, precision=precision, processes=processes)
     about = state["about"]
     normalize = Normalize(
         size=about["image_size"], mean=tuple(about["mean"]), std=tuple(about["std"])

@@ -56,7 +56,7 @@ def test_settings_are_those_of_the_config(tiny: DictConfig) -> None:
         ("lr", float("inf"), "finite"),
         ("device", "tpu", "auto, cpu, cuda, mps"),
         ("precision", "fp8", "auto, fp32, bf16, fp16"),
-        ("compile", "no idea", "true or false"),
+        ("compile", "no idea", "one of auto, true, false, cuda_graphs"),
         ("random_encoder_baseline", 0, "true or false"),
         ("mirror_features", "left", "true or false"),
         ("log_every", 0, ">= 1"),

@@ -112,10 +112,17 @@ class Loader:
         self.cut = cut
         self.places = torch.arange(batch_size) if places is None else places
         self.steps_per_epoch = self.order.length // batch_size
+        self._stream: torch.cuda.Stream | None = None
 
     def epoch(self, epoch: int, first_batch: int = 0) -> Iterator[Batch]:
         """The batches of an epoch, starting at `first_batch`."""
-        return prefetch(self._epoch(epoch, first_batch), self.device)
+        return prefetch(self._epoch(epoch, first_batch), self._side_stream())
+
+    def _side_stream(self) -> torch.cuda.Stream | None:
+        """One for all epochs: memory that is freed on a stream serves that stream only."""
+        if self._stream is None and self.device.type == "cuda":
+            self._stream = torch.cuda.Stream(self.device)
+        return self._stream
 
     def _epoch(self, epoch: int, first_batch: int) -> Iterator[Batch]:
         order_N = self.order(self.seed, epoch)
@@ -154,19 +161,18 @@ class Loader:
         return next(self._cut(batches, numbers, 0))
 
 
-def prefetch(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
-    """The same batches. On CUDA the next one is made ready on a stream of its own while the one
-    given last is trained on: its images are gathered, or copied from the workers, meanwhile."""
-    if device.type != "cuda":
+def prefetch(batches: Iterator[Batch], stream: torch.cuda.Stream | None) -> Iterator[Batch]:
+    """The same batches. With a stream of CUDA the next one is made ready on it while the one given
+    last is trained on: its images are gathered, or copied from the workers, meanwhile."""
+    if stream is None:
         yield from batches
         return
-    stream = torch.cuda.Stream(device)
     while True:
         with torch.cuda.stream(stream):
             batch = next(batches, None)
         if batch is None:
             return
-        training = torch.cuda.current_stream(device)
+        training = torch.cuda.current_stream(stream.device)
         training.wait_stream(stream)
         for tensor in (*batch.images, batch.labels_B):
             tensor.record_stream(training)  # its memory is not free before the step is done

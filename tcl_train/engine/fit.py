@@ -27,6 +27,7 @@ from tcl_train.methods.progress import along_cosine
 from tcl_train.run.checkpoint import Checkpoints
 from tcl_train.run.logs import progress_bar
 from tcl_train.run.sink import Sink
+from tcl_train.runtime.compilation import uncompiled
 from tcl_train.runtime.device import Runtime
 from tcl_train.runtime.signals import Signals
 
@@ -176,7 +177,8 @@ class Trainer:
 
     def measure(self, step: StepOutput) -> dict[str, float]:
         """The scalars of a logging step; only here does the loop wait for the device."""
-        values = {"loss": step.loss.detach(), **self.method.diagnostics(step)}
+        with uncompiled():
+            values = {"loss": step.loss.detach(), **self.method.diagnostics(step)}
         numbers = torch.stack([value.to(step.loss.dtype) for value in values.values()]).tolist()
         scalars = dict(zip(values, numbers, strict=True))
         self.check_finite(step)

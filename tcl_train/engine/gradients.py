@@ -110,10 +110,9 @@ class Gradients:
 
     def _share_out_what_all_took(self, method: Method) -> None:
         """Every process has the whole gradient by what only the loss uses; it counts once."""
-        if self.processes.count > 1:
-            for p in method.parameters():
-                if p.grad is not None:
-                    p.grad /= self.processes.count
+        gradients = [p.grad for p in method.parameters() if p.grad is not None]
+        if self.processes.count > 1 and gradients:
+            torch._foreach_div_(gradients, self.processes.count)
 
     @property
     def _own_count(self) -> int:

@@ -1,10 +1,12 @@
 """Muon: momentum whose update of each weight matrix is made orthogonal.
 
-R, C: rows and columns of a weight matrix; of a convolution, output channels and all the rest.
+R, C: rows and columns of a weight matrix; of a convolution, output channels and all the rest. K:
+weights that are updated at once; N, E: rows of equal width in which their values lie.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,14 +19,7 @@ from tcl_train.engine.optimizers import (
     parameter_groups,
     without_compile_guards,
 )
-
-# Coefficients of the odd polynomial a x + b x^3 + c x^5, which maps singular values in (0, 1] to
-# about 1 in a few steps.
-NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
-TINY = 1e-7
-# Rounding makes small negative numbers of G's eigenvalues that should be 0, and they grow a dozen
-# times a step: after a few, G is computed anew.
-STEPS_AT_ONCE = 3
+from tcl_train.engine.orthogonal import TINY, Stack, orthogonal
 
 
 def muon(
@@ -92,44 +87,63 @@ class Muon(MomentumOptimizer):
         }
         super().__init__(params, defaults)
 
-    def update(self, w: Tensor, gradient: Tensor, buffer: Tensor, group: dict[str, Any]) -> None:
-        is_vector = w.ndim < 2
-        momentum = group["vector_momentum" if is_vector else "momentum"]
-        buffer.mul_(momentum).add_(gradient)
-        lookahead = gradient.add(buffer, alpha=momentum)
-        if is_vector:
-            w.sub_(lookahead, alpha=group["lr"] * group["vector_lr"])
-            return
+    def update(
+        self,
+        ws: list[Tensor],
+        gradients: list[Tensor],
+        buffers: list[Tensor],
+        group: dict[str, Any],
+    ) -> None:
+        are_vectors = ws[0].ndim < 2
+        momentum = group["vector_momentum" if are_vectors else "momentum"]
+        torch._foreach_mul_(buffers, momentum)
+        torch._foreach_add_(buffers, gradients)
+        directions = torch._foreach_add(gradients, buffers, alpha=momentum)
+        if are_vectors:
+            torch._foreach_sub_(ws, directions, alpha=group["lr"] * group["vector_lr"])
+        elif len(ws) == 1:
+            self._update_matrix(ws[0], directions[0], group)
+        else:
+            self._update_matrices(ws, directions, group)
+
+    @staticmethod
+    def _update_matrix(w: Tensor, direction: Tensor, group: dict[str, Any]) -> None:
         rows, columns = len(w), w[0].numel()
         if group["fixed_norm"] and w.ndim > 2:
             w.mul_(rows**0.5 / w.norm().clamp(min=TINY))
-        update_RC = orthogonal(lookahead.reshape(rows, columns), group["newton_schulz_steps"])
+        update_RC = orthogonal(direction.reshape(rows, columns), group["newton_schulz_steps"])
         w.sub_(update_RC.view(w.shape), alpha=group["lr"] * max(1.0, rows / columns) ** 0.5)
 
+    def _update_matrices(
+        self, ws: Sequence[Tensor], directions: Sequence[Tensor], group: dict[str, Any]
+    ) -> None:
+        """The same with few kernels: all matrices lie one after the other in one tensor. They are
+        taken in the order of their memory, since orthogonal(G) commutes with an order of columns.
+        """
+        stack = self._stack(ws, fixed_norm=group["fixed_norm"])
+        in_order = [ws[k] for k in stack.order], [directions[k] for k in stack.order]
+        w_views, x_views = ([_by_memory(x) for x in tensors] for tensors in in_order)
+        flat = torch.cat([x.reshape(-1) for x in (*x_views, *w_views)])
+        flat_NE = flat.view(-1, stack.width)
+        norms = torch._foreach_norm([*x_views, *(w_views[k] for k in stack.fixed)])
+        scale_K = stack.lengths_K / (torch.stack([*norms, stack.one]) + TINY)
+        flat_NE.mul_(scale_K.index_select(0, stack.scale_of_row_N)[:, None])
+        x, w = flat.chunk(2)
+        update = stack.orthogonal(x, group["newton_schulz_steps"]).view(-1, stack.width)
+        w.view(-1, stack.width).addcmul_(update, stack.stretch_N1, value=-group["lr"])
+        parts = w.split([view.numel() for view in w_views])
+        torch._foreach_copy_(w_views, [p.view_as(v) for p, v in zip(parts, w_views, strict=True)])
 
-def orthogonal(matrix_RC: Tensor, steps: int) -> Tensor:
-    """Nearly the orthogonal matrix nearest to this one, up to a factor for each singular direction
-    that comes closer to 1 with each step; zero stays zero."""
-    rows, columns = matrix_RC.shape
-    x = matrix_RC.T if rows > columns else matrix_RC
-    x = x / (x.norm() + TINY)
-    for done in range(0, steps, STEPS_AT_ONCE):
-        x = _newton_schulz(x, min(STEPS_AT_ONCE, steps - done))
-    return x.T if rows > columns else x
+    def _stack(self, ws: Sequence[Tensor], *, fixed_norm: bool) -> Stack:
+        shapes = tuple((len(w), w[0].numel()) for w in ws)
+        fixed = tuple(fixed_norm and w.ndim > 2 for w in ws)
+        key = shapes, fixed, ws[0].device, ws[0].dtype
+        stacks = self.__dict__.setdefault("_stacks", {})  # which a copied optimiser lacks
+        if key not in stacks:
+            stacks[key] = Stack.of(*key)
+        return stacks[key]
 
 
-def _newton_schulz(x: Tensor, steps: int) -> Tensor:
-    """A step is X <- (a + b G + c G^2) X with G = X X^T. Its factor is a symmetric matrix P that
-    commutes with G, so that the next G is G P^2, and X need not be known before the end: all
-    steps are products of square matrices of the shorter side, and X is multiplied once."""
-    a, b, c = NEWTON_SCHULZ
-    gram = x @ x.T
-    factor: Tensor | None = None
-    for step in range(steps):
-        of_step = torch.addmm(gram, gram, gram, beta=b, alpha=c)
-        of_step.diagonal().add_(a)
-        factor = of_step if factor is None else of_step @ factor
-        if step + 1 < steps:
-            gram = of_step @ (gram @ of_step)
-    assert factor is not None
-    return factor @ x
+def _by_memory(w: Tensor) -> Tensor:
+    """Its dimensions behind the first one in the order in which they lie in memory."""
+    return w.permute(0, *sorted(range(1, w.ndim), key=w.stride, reverse=True))

@@ -150,8 +150,14 @@ def lars(
 class MomentumOptimizer(Optimizer):
     """Base of this package's optimisers: one momentum buffer per weight, initially 0."""
 
-    def update(self, w: Tensor, gradient: Tensor, buffer: Tensor, group: dict[str, Any]) -> None:
-        """Changes a weight and its buffer."""
+    def update(
+        self,
+        ws: list[Tensor],
+        gradients: list[Tensor],
+        buffers: list[Tensor],
+        group: dict[str, Any],
+    ) -> None:
+        """Changes weights of a group and their buffers."""
         raise NotImplementedError
 
     @torch.no_grad()
@@ -161,9 +167,9 @@ class MomentumOptimizer(Optimizer):
             with torch.enable_grad():
                 value = closure()
         for group in self.param_groups:
-            for w in group["params"]:
-                if w.grad is not None:
-                    self.update(w, w.grad, self._buffer(w), group)
+            for ws in together([w for w in group["params"] if w.grad is not None]):
+                gradients = [laid_out_as(w, w.grad) for w in ws if w.grad is not None]
+                self.update(ws, gradients, [self._buffer(w) for w in ws], group)
         return value
 
     def _buffer(self, w: Tensor) -> Tensor:
@@ -173,9 +179,31 @@ class MomentumOptimizer(Optimizer):
         return state["momentum_buffer"]
 
 
+def together(ws: list[Tensor]) -> list[list[Tensor]]:
+    """Which weights are updated at once: on the CPU each by itself, since it then stays in the
+    cache; on other devices all of a kind, with few kernels."""
+    if ws and ws[0].device.type == "cpu":
+        return [[w] for w in ws]
+    kinds: dict[Any, list[Tensor]] = {}
+    for w in ws:
+        kinds.setdefault((w.device, w.dtype, w.ndim > 1), []).append(w)
+    return list(kinds.values())
+
+
+def laid_out_as(w: Tensor, gradient: Tensor) -> Tensor:
+    """The gradient with the strides of its weight, which foreach kernels ask for. A convolution of
+    1 x 1 has several that mean the same."""
+    if gradient.stride() == w.stride():
+        return gradient
+    strides = zip(w.stride(), gradient.stride(), w.shape, strict=True)
+    if all(a == b or size == 1 for a, b, size in strides):
+        return gradient.as_strided(w.shape, w.stride())
+    return torch.empty_like(w).copy_(gradient)
+
+
 @without_compile_guards
 class LARS(MomentumOptimizer):
-    """Layer-wise adaptive rate scaling.
+    """Layer-wise adaptive rate scaling. K: weights that are updated at once.
 
         g <- g + weight_decay w
         r = trust |w| / |g|  for tensors of two dimensions or more where both norms are > 0, else 1
@@ -201,13 +229,26 @@ class LARS(MomentumOptimizer):
         defaults = {"lr": lr, "momentum": momentum, "trust": trust, "weight_decay": weight_decay}
         super().__init__(params, {**defaults, "clip": clip})
 
-    def update(self, w: Tensor, gradient: Tensor, buffer: Tensor, group: dict[str, Any]) -> None:
-        gradient = gradient.add(w, alpha=group["weight_decay"])
-        if w.ndim > 1:
-            w_norm, g_norm = w.norm(), gradient.norm()
-            ratio = group["trust"] * w_norm / g_norm
-            if group.get("clip", False):  # which checkpoints of earlier versions lack
-                ratio = (ratio / max(group["lr"], 1e-12)).clamp(max=1.0)
-            gradient = gradient * torch.where((w_norm > 0) & (g_norm > 0), ratio, 1.0)
-        buffer.mul_(group["momentum"]).add_(gradient, alpha=group["lr"])
-        w.sub_(buffer)
+    def update(
+        self,
+        ws: list[Tensor],
+        gradients: list[Tensor],
+        buffers: list[Tensor],
+        group: dict[str, Any],
+    ) -> None:
+        steps = torch._foreach_add(gradients, ws, alpha=group["weight_decay"])
+        if ws[0].ndim > 1:
+            torch._foreach_mul_(steps, [*self._ratios_K(ws, steps, group)])
+        torch._foreach_mul_(buffers, group["momentum"])
+        torch._foreach_add_(buffers, steps, alpha=group["lr"])
+        torch._foreach_sub_(ws, buffers)
+
+    @staticmethod
+    def _ratios_K(ws: list[Tensor], gradients: tuple[Tensor, ...], group: dict[str, Any]) -> Tensor:
+        """r of each weight."""
+        w_norm_K = torch.stack(torch._foreach_norm(ws))
+        g_norm_K = torch.stack(torch._foreach_norm(gradients))
+        ratio_K = group["trust"] * w_norm_K / g_norm_K
+        if group.get("clip", False):  # which checkpoints of earlier versions lack
+            ratio_K = (ratio_K / max(group["lr"], 1e-12)).clamp(max=1.0)
+        return torch.where((w_norm_K > 0) & (g_norm_K > 0), ratio_K, 1.0)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from tcl_train.data.dataset import Split
 from tcl_train.data.normalize import Normalize
 from tcl_train.errors import TrainingError
+from tcl_train.runtime.compilation import uncompiled
 from tcl_train.runtime.device import Runtime
 
 BATCH_SIZE = 500
@@ -42,11 +43,11 @@ class MirrorMean(nn.Module):
 @contextmanager
 def frozen(module: nn.Module) -> Iterator[None]:
     """Evaluation mode, without gradients; nothing in the module changes inside the block, batch
-    statistics included. The mode is restored after."""
+    statistics included. The mode is restored after. Nothing is compiled for it."""
     modes = {part: part.training for part in module.modules()}
     module.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), uncompiled():
             yield
     finally:
         for part, mode in modes.items():

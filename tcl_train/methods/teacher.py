@@ -47,8 +47,10 @@ class Teacher(nn.Module):
         of_student = [p.detach() for p in student.parameters()]
         torch._foreach_lerp_([*self.network.parameters()], of_student, share)
         if not self.own_statistics:
-            for own, other in zip(self.network.buffers(), student.buffers(), strict=True):
-                if own.is_floating_point():
-                    own.lerp_(other, share)
-                else:
-                    own.copy_(other)
+            pairs = [*zip(self.network.buffers(), student.buffers(), strict=True)]
+            running = [pair for pair in pairs if pair[0].is_floating_point()]
+            counters = [pair for pair in pairs if not pair[0].is_floating_point()]
+            if running:
+                torch._foreach_lerp_([own for own, _ in running], [s for _, s in running], share)
+            if counters:
+                torch._foreach_copy_([own for own, _ in counters], [s for _, s in counters])

@@ -5,15 +5,16 @@ from __future__ import annotations
 import logging
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.profiler import record_function
 
 from tcl_train.errors import RequestError
+from tcl_train.runtime.compilation import Compilation
 from tcl_train.runtime.half_precision import use_float32_where_half_is_wrong
 from tcl_train.runtime.processes import ALONE, Processes
 from tcl_train.runtime.randomness import derive, seeded
@@ -22,6 +23,8 @@ from tcl_train.runtime.winograd import use_winograd
 log = logging.getLogger(__name__)
 
 Module = TypeVar("Module", bound=nn.Module)
+P = ParamSpec("P")
+T = TypeVar("T")
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
@@ -36,24 +39,33 @@ class Runtime:
     """
 
     def __init__(
-        self, *, device: str, precision: str, compile: bool, processes: Processes = ALONE
+        self,
+        *,
+        device: str,
+        precision: str,
+        compile: bool | str = False,
+        processes: Processes = ALONE,
     ) -> None:
         self.processes = processes
         self.device = choose_device(device)
         if self.device.type == "cuda" and processes.count > 1:
             self.device = own_gpu(processes)
         self.precision, why = choose_precision(precision, self.device)
-        self.compile = compile
+        self.compilation = Compilation(compile, self.device)
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
         if self.device.type == "cuda":
             torch.backends.cudnn.benchmark = True
         log.info("device %s, precision %s (%s)", self.device, self.precision, why)
 
-    def prepare(self, method: nn.Module, encoder: nn.Module) -> None:
-        """Moves a method to the device; compiles its encoder if `compile` is set."""
+    def prepare(self, method: nn.Module) -> None:
+        """Moves a method to the device; compiles its parts (encoder, projector, loss, teacher) if
+        that was decided."""
         self.place(method)
-        if self.compile:
-            encoder.compile()  # in place, so that state-dict keys stay as they are
+        self.compilation.of_parts(method)
+
+    def compiled(self, function: Callable[P, T]) -> Callable[P, T]:
+        """A function of tensors, such as an augmentation, compiled if that was decided."""
+        return self.compilation.of(function)
 
     def place(self, module: Module) -> Module:
         """Moves a module to the device, in channels-last order, in place; on the CPU its
@@ -89,6 +101,7 @@ class Runtime:
         with record_function("optimizer"):
             self._scaler.step(optimizer)
             self._scaler.update()
+        self.compilation.step_done()
 
     def state_dict(self) -> dict[str, Any]:
         return {"precision": self.precision, "scaler": self._scaler.state_dict()}

@@ -180,11 +180,10 @@ def test_a_batch_larger_than_the_data_set_names_both_numbers() -> None:
 class Streams:
     """torch.cuda's streams, noting what is asked of them."""
 
+    device = torch.device("cuda")
+
     def __init__(self, said: list[str]) -> None:
         self.said = said
-
-    def Stream(self, device: torch.device) -> Streams:
-        return self
 
     def current_stream(self, device: torch.device) -> Streams:
         return self
@@ -214,7 +213,7 @@ def test_on_cuda_each_batch_is_made_on_a_side_stream_and_waited_for(
 ) -> None:
     said: list[str] = []
     streams = Streams(said)
-    for name in ("Stream", "current_stream", "stream"):
+    for name in ("current_stream", "stream"):
         monkeypatch.setattr(torch.cuda, name, getattr(streams, name))
 
     def batches() -> Iterator[Any]:
@@ -222,7 +221,7 @@ def test_on_cuda_each_batch_is_made_on_a_side_stream_and_waited_for(
             said.append(f"make {number}")
             yield Batch([Noting(said)], Noting(said))  # type: ignore[arg-type]
 
-    for _ in prefetch(batches(), torch.device("cuda")):
+    for _ in prefetch(batches(), streams):  # type: ignore[arg-type]
         said.append("train")
     one = ["main", "wait", "record", "record", "train", "side"]
     assert said == ["side", "make 0", *one, "make 1", *one, "main"]
@@ -230,7 +229,20 @@ def test_on_cuda_each_batch_is_made_on_a_side_stream_and_waited_for(
 
 def test_elsewhere_batches_come_as_they_are() -> None:
     given = [Batch([torch.zeros(1)], torch.zeros(1)) for _ in range(3)]
-    assert list(prefetch(iter(given), CPU)) == given
+    assert list(prefetch(iter(given), None)) == given
+
+
+@pytest.mark.parametrize(("device", "made"), [("cuda", 1), ("cpu", 0)])
+def test_all_epochs_of_a_loader_share_a_stream(
+    monkeypatch: pytest.MonkeyPatch, device: str, made: int
+) -> None:
+    streams: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "Stream", lambda of: streams.append(of) or of)
+    split = Split(ArrayImages(torch.zeros(8, 1, 1, 1, dtype=torch.uint8)), torch.arange(8))
+    of_device = Loader(split, batch_size=2, supervised=True, seed=0, device=torch.device(device))
+    for epoch in range(3):
+        of_device.epoch(epoch)
+    assert len(streams) == made
 
 
 def test_images_without_a_label_are_groups_of_their_own() -> None:

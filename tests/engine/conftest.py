@@ -17,6 +17,7 @@ from tcl_train import build as configs
 from tcl_train.data.loader import Batch
 from tcl_train.data.shares import Shares
 from tcl_train.data.views import ViewGroup, ViewPlan
+from tcl_train.engine import optimizers
 from tcl_train.engine.fit import Trainer
 from tcl_train.engine.gradients import Gradients
 from tcl_train.runtime import device as device_module
@@ -127,3 +128,23 @@ def _make_up_gradients(trainer: Trainer) -> None:
 def make_up_gradients() -> Callable[[Trainer], None]:
     """`make_up_gradients(trainer)`, where there is no backward pass."""
     return _make_up_gradients
+
+
+@pytest.fixture
+def all_at_once(monkeypatch: pytest.MonkeyPatch) -> Callable[[], AbstractContextManager[None]]:
+    """`with all_at_once():` optimisers update many weights at once, as they do on a GPU."""
+
+    def of_a_kind(ws: list[Tensor]) -> list[list[Tensor]]:
+        is_vector = [w.ndim < 2 for w in ws]
+        return [
+            [w for w, vector in zip(ws, is_vector, strict=True) if vector == wanted]
+            for wanted in sorted(set(is_vector))
+        ]
+
+    @contextmanager
+    def patched() -> Iterator[None]:
+        with monkeypatch.context() as patch:
+            patch.setattr(optimizers, "together", of_a_kind)
+            yield
+
+    return patched

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import pytest
 import torch
@@ -11,7 +12,14 @@ from omegaconf import DictConfig
 from torch import nn
 
 from tcl_train.build import build_run
-from tcl_train.engine.optimizers import LARS, adamw, lars, parameter_groups, sgd
+from tcl_train.engine.optimizers import (
+    LARS,
+    adamw,
+    laid_out_as,
+    lars,
+    parameter_groups,
+    sgd,
+)
 
 MAKERS = [sgd, adamw, lars]
 
@@ -260,6 +268,31 @@ def test_an_optimiser_goes_on_from_its_state(maker):
     resumed = maker(second, 0.7)
     resumed.load_state_dict(optimizer.state_dict())
     assert_same(train(second, resumed, steps=3), expected, rtol=0, atol=0)
+
+
+# ------------------------------------------------------------------ several weights at once
+
+
+@pytest.mark.parametrize("clip", [False, True])
+def test_lars_of_all_weights_at_once_is_lars_of_each(
+    all_at_once: Callable[[], AbstractContextManager[None]], clip: bool
+) -> None:
+    """On the CPU each weight is updated by itself, on a GPU all are; to the bit the same."""
+    one, other = model(), model().to(memory_format=torch.channels_last)
+    expected = train(one, lars(one, 0.3, weight_decay=0.1, clip=clip))
+    with all_at_once():
+        found = train(other, lars(other, 0.3, weight_decay=0.1, clip=clip))
+    assert_same(found, expected, rtol=1e-12, atol=1e-15)
+
+
+def test_gradients_are_laid_out_as_their_weights() -> None:
+    w = torch.empty(4, 3, 1, 1).to(memory_format=torch.channels_last)
+    same_order, other = torch.randn(4, 3, 1, 1), torch.randn(3, 4, 1, 1).transpose(0, 1)
+    for gradient in (same_order, other):
+        found = laid_out_as(w, gradient)
+        assert found.stride() == w.stride()
+        assert torch.equal(found, gradient)
+    assert laid_out_as(w, same_order).data_ptr() == same_order.data_ptr()
 
 
 # ------------------------------------------------------------------ what is refused

@@ -128,7 +128,9 @@ def test_compiling_leaves_the_names_of_the_weights(
     asked: list[Any] = []
     monkeypatch.setattr(torch, "compile", lambda of, **_: asked.append(of) or of)
     for compile in (False, True):
-        Runtime(device="cpu", precision="fp32", compile=compile).prepare(encoder, encoder)
+        runtime = Runtime(device="cpu", precision="fp32", compile=compile)
+        runtime.compilation.decide(passes=1, sizes=1)
+        runtime.prepare(torch.nn.Sequential(encoder))
         assert bool(asked) == compile
         assert list(encoder.state_dict()) == names
 
@@ -137,7 +139,7 @@ def test_images_are_computed_on_in_channels_last_order(
     runtime: Runtime, compose_tiny: Callable[..., DictConfig]
 ) -> None:
     encoder = configs.build_encoder(compose_tiny(), image_size=8)
-    runtime.prepare(encoder, encoder)
+    runtime.prepare(encoder)
     weight = encoder.layer2[0].conv1.weight
     assert weight.is_contiguous(memory_format=torch.channels_last)
 

@@ -38,7 +38,6 @@ def unit_rows_fit(dtype: torch.dtype, weights: PairWeights) -> bool:
     return largest <= LARGEST_LOG_TERM[dtype] and tau <= LARGEST_TAU
 
 
-@uncompiled
 def symmetric_log_denominator(
     z_ND: Tensor, group_N: Tensor, weights: PairWeights, tile: Tile | None = None
 ) -> Tensor:
@@ -54,7 +53,13 @@ def symmetric_log_denominator(
     with torch.autocast(z_ND.device.type, enabled=False):
         if len(z_ND) <= tile.whole:
             return _Whole.call(z_ND, group_N, weights)
-        return _Symmetric.call(z_ND, group_N, weights, tile)
+        return _in_blocks(z_ND, group_N, weights, tile)
+
+
+@uncompiled
+def _in_blocks(z_ND: Tensor, group_N: Tensor, weights: PairWeights, tile: Tile) -> Tensor:
+    """One matrix product after the other fills the device; a compiler would unroll them all."""
+    return _Symmetric.call(z_ND, group_N, weights, tile)
 
 
 class _Block(NamedTuple):
