@@ -3,6 +3,7 @@ changes of only these leave them unchanged."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 
@@ -11,11 +12,12 @@ from torch import Tensor
 
 from tcl_train import checks
 from tcl_train.data.augment.transform import (
+    OfChosen,
     Parameters,
     Transform,
     apply_by_group,
-    apply_to_chosen,
     as_float,
+    by_image,
     draw_chosen,
     to_numpy,
     uniform,
@@ -67,37 +69,82 @@ class ColorJitter(Transform):
         turn_N = to_numpy(parameters["order"]).argmax(1)  # HUE is the largest
         turn_N[~to_numpy(parameters["chosen"]).astype(bool)] = unchosen
         jitters = [partial(_jittered, hue_turn=turn) for turn in range(4)]
-        amounts = parameters["amount"], parameters["order"]
-        return apply_by_group(as_float(x_NCHW), turn_N, [*jitters, None], *amounts)
+        blend_N43 = _blends(parameters["amount"], parameters["order"])
+        shift_N = parameters["amount"][:, HUE]
+        return apply_by_group(as_float(x_NCHW), turn_N, [*jitters, None], blend_N43, shift_N)
+
+    def columns(self, parameters: Parameters, height: int, width: int, size: int) -> Parameters:  # noqa: ARG002
+        """Three blends before hue's turn and three after it, of which an image's own three do
+        something: (N, 3, 5), as :func:`_blend_` takes them."""
+        amount_N4, order_N4 = parameters["amount"], parameters["order"]
+        ends = torch.tensor([0.0, 1.0]).expand(len(amount_N4), 4, 2)
+        blend_N45 = torch.cat([_blends(amount_N4, order_N4), ends], 2)
+        place_41, turn_N11 = torch.arange(4)[:, None], order_N4.argmax(1)[:, None, None]
+        nothing_5 = torch.tensor([1.0, 0.0, 0.0, -math.inf, math.inf])
+        return {
+            "before": torch.where(place_41 < turn_N11, blend_N45, nothing_5)[:, :3],
+            "after": torch.where(place_41 > turn_N11, blend_N45, nothing_5)[:, 1:],
+            "shift": amount_N4[:, HUE],
+            "chosen": parameters["chosen"],
+        }
+
+    def apply_static(self, x_NCHW: Tensor, columns: Parameters, size: int) -> Tensor:  # noqa: ARG002
+        x_NCHW = as_float(x_NCHW)
+        jittered_NCHW = x_NCHW.clone()
+        for blend_N5 in columns["before"].unbind(1):
+            _blend_(jittered_NCHW, *blend_N5.unbind(1))
+        jittered_NCHW = adjust_hue(jittered_NCHW, by_image(columns["shift"]))
+        for blend_N5 in columns["after"].unbind(1):
+            _blend_(jittered_NCHW, *blend_N5.unbind(1))
+        return torch.where(by_image(columns["chosen"]), jittered_NCHW, x_NCHW)
 
 
-def _jittered(x_NCHW: Tensor, amount_N4: Tensor, order_N4: Tensor, *, hue_turn: int) -> Tensor:
-    """Changes the images in place. Row n of the order gives image n's operations in turn."""
-    factor_N4 = amount_N4.gather(1, order_N4)
-    to_grey_N4 = torch.where(order_N4 == SATURATION, 1 - factor_N4, 0)
-    to_mean_N4 = torch.where(order_N4 == CONTRAST, 1 - factor_N4, 0)
+def _jittered(x_NCHW: Tensor, blend_N43: Tensor, shift_N: Tensor, *, hue_turn: int) -> Tensor:
+    """Changes the images in place."""
     for turn in range(4):
         if turn == hue_turn:
-            x_NCHW = adjust_hue(x_NCHW, amount_N4[:, HUE, None, None, None])
+            x_NCHW = adjust_hue(x_NCHW, by_image(shift_N))
         else:
-            _blend_(x_NCHW, factor_N4[:, turn], to_grey_N4[:, turn], to_mean_N4[:, turn])
+            _blend_(x_NCHW, *blend_N43[:, turn].unbind(1))
     return x_NCHW
 
 
-def _blend_(x_NCHW: Tensor, factor_N: Tensor, to_grey_N: Tensor, to_mean_N: Tensor) -> None:
-    """x becomes factor x + to_grey grey(x) + to_mean mean(grey(x)) within [0, 1]: brightness,
-    saturation and contrast are blends of the image with black, its greys, or their mean."""
-    factor_N, to_grey_N, to_mean_N = (v.view(-1, 1, 1, 1) for v in (factor_N, to_grey_N, to_mean_N))
+def _blends(amount_N4: Tensor, order_N4: Tensor) -> Tensor:
+    """Turn by turn what :func:`_blend_` takes for an image's operation, (N, 4, 3). Row n of the
+    order gives image n's operations in turn; hue's row means nothing."""
+    factor_N4 = amount_N4.gather(1, order_N4)
+    to_grey_N4 = torch.where(order_N4 == SATURATION, 1 - factor_N4, 0)
+    to_mean_N4 = torch.where(order_N4 == CONTRAST, 1 - factor_N4, 0)
+    return torch.stack([factor_N4, to_grey_N4, to_mean_N4], 2)
+
+
+def _blend_(
+    x_NCHW: Tensor,
+    factor_N: Tensor,
+    to_grey_N: Tensor,
+    to_mean_N: Tensor,
+    *ends: Tensor,
+) -> None:
+    """x becomes factor x + to_grey grey(x) + to_mean mean(grey(x)) within the ends, [0, 1] or one
+    pair an image: brightness, saturation and contrast are blends of the image with black, its
+    greys, or their mean."""
+    factor_N, to_grey_N, to_mean_N = map(by_image, (factor_N, to_grey_N, to_mean_N))
     grey_N1HW = grey(x_NCHW)
     mean_N111 = grey_N1HW.mean((1, 2, 3), keepdim=True)
     if x_NCHW.shape[1] == 1:  # saturation must leave them as they are
         factor_N, to_grey_N = factor_N + to_grey_N, torch.zeros_like(to_grey_N)
     added_N1HW = (grey_N1HW * to_grey_N).add_(mean_N111.mul_(to_mean_N))
-    x_NCHW.mul_(factor_N).add_(added_N1HW).clamp_(0, 1)
+    x_NCHW.mul_(factor_N).add_(added_N1HW)
+    if ends:
+        x_NCHW.clamp_(*map(by_image, ends))
+    else:
+        x_NCHW.clamp_(0, 1)
 
 
-class RandomGrayscale(Transform):
+class RandomGrayscale(OfChosen):
     """All channels become the image's luma, with probability p."""
+
+    choice = "grey"
 
     def __init__(self, p: float | Sequence[float] = 0.2) -> None:
         self.p = checks.probability("p", p)
@@ -105,15 +152,14 @@ class RandomGrayscale(Transform):
     def draw(self, count: int, height: int, width: int, g: torch.Generator) -> Parameters:  # noqa: ARG002
         return {"grey": draw_chosen(g, self.p, count)}
 
-    def apply(self, x_NCHW: Tensor, parameters: Parameters, size: int) -> Tensor:  # noqa: ARG002
-        x_NCHW = as_float(x_NCHW)
-        return apply_to_chosen(
-            x_NCHW, parameters["grey"], lambda x_MCHW: grey(x_MCHW).expand_as(x_MCHW)
-        )
+    def change(self, x_NCHW: Tensor, parameters: Parameters, size: int) -> Tensor:  # noqa: ARG002
+        return grey(x_NCHW).expand_as(x_NCHW)
 
 
-class Solarize(Transform):
+class Solarize(OfChosen):
     """Inverts levels at or above `threshold` (0 to 255), with probability p."""
+
+    choice = "solarize"
 
     def __init__(self, threshold: float = 128, p: float | Sequence[float] = 0.2) -> None:
         self.threshold = checks.number("threshold", threshold, at_least=0, at_most=255)
@@ -122,13 +168,8 @@ class Solarize(Transform):
     def draw(self, count: int, height: int, width: int, g: torch.Generator) -> Parameters:  # noqa: ARG002
         return {"solarize": draw_chosen(g, self.p, count)}
 
-    def apply(self, x_NCHW: Tensor, parameters: Parameters, size: int) -> Tensor:  # noqa: ARG002
-        threshold = self.threshold / 255
-        return apply_to_chosen(
-            as_float(x_NCHW),
-            parameters["solarize"],
-            lambda x_MCHW: torch.where(x_MCHW >= threshold, 1 - x_MCHW, x_MCHW),
-        )
+    def change(self, x_NCHW: Tensor, parameters: Parameters, size: int) -> Tensor:  # noqa: ARG002
+        return torch.where(x_NCHW >= self.threshold / 255, 1 - x_NCHW, x_NCHW)
 
 
 def grey(x_NCHW: Tensor) -> Tensor:

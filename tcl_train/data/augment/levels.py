@@ -81,16 +81,23 @@ def autocontrast(x_NCHW: Tensor, unused_N: Tensor) -> Tensor:  # noqa: ARG001
 
 def equalize(x_NCHW: Tensor, unused_N: Tensor) -> Tensor:  # noqa: ARG001
     """Makes each channel's histogram as flat as possible."""
-    n, c, h, w = x_NCHW.shape
-    level_RP = x_NCHW.reshape(n * c, h * w).long()
-    counts_RL = torch.zeros(n * c, 256, dtype=torch.int32, device=x_NCHW.device)
-    one = torch.ones((), dtype=torch.int32, device=x_NCHW.device)
-    counts_RL.scatter_add_(1, level_RP, one.expand(n * c, h * w))
+    level_RP = x_NCHW.flatten(2).flatten(0, 1).long()
+    table_RL, step_R1 = equalizing_tables(level_RP)
+    same_L = torch.arange(256, dtype=torch.int32, device=x_NCHW.device)
+    table_RL = torch.where(step_R1 == 0, same_L, table_RL)
+    return table_RL.to(torch.uint8).gather(1, level_RP).view(x_NCHW.shape)
+
+
+def equalizing_tables(level_RP: Tensor) -> tuple[Tensor, Tensor]:
+    """For R rows of P levels the level that each of the 256 becomes, int32 (R, 256), and the steps
+    (R, 1), in pixels; a row whose step is 0 keeps its levels."""
+    r, p = level_RP.shape
+    counts_RL = torch.zeros(r, 256, dtype=torch.int32, device=level_RP.device)
+    one = torch.ones((), dtype=torch.int32, device=level_RP.device)
+    counts_RL.scatter_add_(1, level_RP, one.expand(r, p))
     # The step is a 255th of the pixels below the brightest level.
-    brightest_R1 = x_NCHW.reshape(n * c, h * w).amax(1, keepdim=True).long()
-    step_R1 = (h * w - counts_RL.gather(1, brightest_R1)) // 255
+    brightest_R1 = level_RP.amax(1, keepdim=True)
+    step_R1 = (p - counts_RL.gather(1, brightest_R1)) // 255
     below_RL = counts_RL.cumsum(1, dtype=torch.int32) - counts_RL
     table_RL = (below_RL + step_R1 // 2) // step_R1.clamp(min=1)
-    same_L = torch.arange(256, dtype=torch.int32, device=x_NCHW.device)
-    table_RL = torch.where(step_R1 == 0, same_L, table_RL.clamp_(max=255))
-    return table_RL.to(torch.uint8).gather(1, level_RP).view(n, c, h, w)
+    return table_RL.clamp_(max=255), step_R1

@@ -1,0 +1,105 @@
+"""The operations of the policies in their static form: every image goes through all of them, and
+numbers of its own make all but one leave it as it is.
+
+An operation on levels is one of four kinds: a blend with another image (brightness, colour,
+contrast, sharpness), a scale from a lowest level on in whole steps (autocontrast, posterize), an
+inversion from a threshold on (solarize, invert), or a table (equalize). As an image has one
+operation, all can look at the image as it was before.
+
+N: images; C: channels; H, W: rows and columns; O: numbers an image.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tcl_train.data.augment.geometry import grid_matrices, moved
+from tcl_train.data.augment.levels import equalizing_tables, luma
+from tcl_train.data.augment.transform import by_image
+
+# After the six of an affine map, an image's numbers are: what is added to a factor of 1, and the
+# shares of luma, mean luma and the smoothed image in what it is blended with; the step to which
+# levels are rounded down; the level from which on they are inverted; and the least span of levels,
+# and the least step of its table, with which a channel is stretched or equalized.
+NEVER = 2.0**24  # more than any level or count of pixels
+NUMBERS = ["amount", "luma", "mean", "smooth", "step", "inverted", "least_span", "least_step"]
+NOTHING = [0.0, 0.0, 0.0, 0.0, 1.0, NEVER, NEVER, NEVER]
+
+
+def layer_numbers(
+    name_N: np.ndarray, magnitude_N: np.ndarray, matrix_N23: np.ndarray, height: int, width: int
+) -> Tensor:
+    """What :func:`apply_layer` takes, (N, O), of each image's operation, magnitude and matrix."""
+    number_N = dict(zip(NUMBERS, np.tile(NOTHING, (len(name_N), 1)).T, strict=True))
+
+    def put(number: str, value: np.ndarray | float, *names: str) -> None:
+        number_N[number] = np.where(np.isin(name_N, names), value, number_N[number])
+
+    put("amount", magnitude_N, "Brightness", "Color", "Contrast", "Sharpness")
+    put("luma", 1, "Color")
+    put("mean", 1, "Contrast")
+    put("smooth", 1, "Sharpness")
+    put("step", 2 ** (8 - np.trunc(magnitude_N)), "Posterize")
+    put("inverted", magnitude_N, "Solarize")
+    put("inverted", 0, "Invert")
+    put("least_span", 0, "AutoContrast")
+    put("least_step", 0, "Equalize")
+    levels_NO = torch.from_numpy(np.stack(list(number_N.values()), 1).astype(np.float32))
+    grid_N23 = grid_matrices(torch.from_numpy(matrix_N23), height, width)
+    return torch.cat([grid_N23.flatten(1), levels_NO], 1)
+
+
+def apply_layer(x_NCHW: Tensor, numbers_NO: Tensor) -> Tensor:
+    """Levels as floats, whole numbers from 0 to 255, in and out."""
+    matrix_N6, levels_NO = numbers_NO.split([6, len(NUMBERS)], 1)
+    number = dict(zip(NUMBERS, map(by_image, levels_NO.unbind(1)), strict=True))
+    table_NCHW, step_NC11 = _equalized(x_NCHW)
+    low_NC11, scale_NC11 = _stretching(x_NCHW, number["least_span"])
+    other_NCHW, amount_N1HW = _blending(x_NCHW, number)
+    result_NCHW = moved(x_NCHW, matrix_N6.unflatten(1, (2, 3)))
+    result_NCHW = result_NCHW * (1 + amount_N1HW) - other_NCHW * amount_N1HW
+    result_NCHW = result_NCHW.clamp_(0, 255).sub_(low_NC11).mul_(scale_NC11 / number["step"])
+    result_NCHW = result_NCHW.trunc_().mul_(number["step"])
+    inverted_NCHW = result_NCHW >= number["inverted"]
+    result_NCHW = torch.where(inverted_NCHW, 255 - result_NCHW, result_NCHW)
+    return torch.where(step_NC11 > number["least_step"], table_NCHW, result_NCHW)
+
+
+def _blending(x_NCHW: Tensor, number: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """What an image is blended with, and by how much: sharpness leaves the rim as it is, and
+    saturation grey images."""
+    channels, height, width = x_NCHW.shape[1:]
+    amount_N1HW = number["amount"]
+    luma_N1HW = luma(x_NCHW)
+    # A mean for each channel, as other statistics have it, so that a compiler makes one loop.
+    mean_NC11 = luma_N1HW.expand_as(x_NCHW).mean((2, 3), keepdim=True)
+    around_NCHW = F.avg_pool2d(x_NCHW, 3, stride=1, padding=1, divisor_override=1)
+    smooth_NCHW = around_NCHW.add_(x_NCHW, alpha=4).div_(13).round_()
+    other_NCHW = torch.addcmul(mean_NC11 * number["mean"], luma_N1HW, number["luma"])
+    other_NCHW = torch.addcmul(other_NCHW, smooth_NCHW, number["smooth"])
+    rim_HW = torch.ones(height, width, device=x_NCHW.device)
+    rim_HW[1:-1, 1:-1] = 0
+    kept_N1HW = rim_HW * number["smooth"]
+    if channels == 1:
+        kept_N1HW = kept_N1HW + number["luma"]
+    return other_NCHW, amount_N1HW * (1 - kept_N1HW)
+
+
+def _stretching(x_NCHW: Tensor, least_span_N111: Tensor) -> tuple[Tensor, Tensor]:
+    """The lowest level and the factor that stretch channels with more than the least span; 0 and 1
+    for the others."""
+    low_NC, high_NC = x_NCHW.flatten(2).aminmax(dim=2)
+    low_NC11, span_NC11 = low_NC[..., None, None], (high_NC - low_NC)[..., None, None]
+    stretched_NC11 = span_NC11 > least_span_N111
+    return low_NC11 * stretched_NC11, torch.where(stretched_NC11, 255 / span_NC11, 1)
+
+
+def _equalized(x_NCHW: Tensor) -> tuple[Tensor, Tensor]:
+    """The images by their channels' equalizing tables, and the steps of these."""
+    level_RP = x_NCHW.flatten(2).flatten(0, 1).long()
+    table_RL, step_R1 = equalizing_tables(level_RP)
+    table_NCHW = table_RL.float().gather(1, level_RP).view(x_NCHW.shape)
+    return table_NCHW, step_R1.view(*x_NCHW.shape[:2], 1, 1)
