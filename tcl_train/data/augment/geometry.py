@@ -78,29 +78,51 @@ class RandomResizedCrop(Transform):
         left_N = (place_N2[:, 1] * (width_N - w_N + 1)).floor()
         return {"top": top_N, "left": left_N, "height": h_N, "width": w_N}
 
+    def columns(self, parameters: Parameters, height: int, width: int, size: int) -> Parameters:  # noqa: ARG002
+        """Both axes of a box side by side."""
+        start_N2 = torch.stack([parameters["top"], parameters["left"]], 1)
+        length_N2 = torch.stack([parameters["height"], parameters["width"]], 1)
+        return {"start": start_N2, "length": length_N2}
+
     def apply(self, x_NCHW: Tensor, parameters: Parameters, size: int) -> Tensor:
-        p = {name: value.to(x_NCHW.device, non_blocking=True) for name, value in parameters.items()}
-        if max(x_NCHW.shape[2:]) <= size:  # no box shrinks
-            rows_NS = enlarging_positions(p["top"], p["height"], size)
-            columns_NS = enlarging_positions(p["left"], p["width"], size)
-            if "flip" in p:
-                columns_NS = torch.where(p["flip"][:, None], columns_NS.flip(1), columns_NS)
+        height, width = x_NCHW.shape[2:]
+        columns = self.columns(parameters, height, width, size)
+        if "flip" in parameters:
+            columns["flip"] = parameters["flip"]
+        there = {
+            name: value.to(x_NCHW.device, non_blocking=True) for name, value in columns.items()
+        }
+        return self.apply_static(x_NCHW, there, size)
+
+    def apply_static(self, x_NCHW: Tensor, columns: Parameters, size: int) -> Tensor:
+        start_N2, length_N2 = columns["start"], columns["length"]
+        height, width = x_NCHW.shape[2:]
+        if max(height, width) <= size:  # no box shrinks
+            rows_NS, columns_NS = enlarging_positions(start_N2, length_N2, size).unbind(1)
+            columns_NS = mirrored(columns_NS, columns.get("flip"))
             return sample(as_float(x_NCHW), rows_NS, columns_NS)
-        rows_NSH = interpolation_weights(p["top"], p["height"], x_NCHW.shape[2], size)
-        columns_NSW = interpolation_weights(p["left"], p["width"], x_NCHW.shape[3], size)
-        if "flip" in p:
-            columns_NSW = torch.where(p["flip"][:, None, None], columns_NSW.flip(1), columns_NSW)
-        return resample(x_NCHW, rows_NSH, columns_NSW)
+        (top_N, left_N), (height_N, width_N) = start_N2.unbind(1), length_N2.unbind(1)
+        rows_NSH = interpolation_weights(top_N, height_N, height, size)
+        columns_NSW = interpolation_weights(left_N, width_N, width, size)
+        return resample(x_NCHW, rows_NSH, mirrored(columns_NSW, columns.get("flip")))
 
 
-def enlarging_positions(start_N: Tensor, length_N: Tensor, size: int) -> Tensor:
-    """Along one axis, where in the interval [start, start + length) of pixels each of `size`
-    output pixels, no larger than those, has its centre; the centre of pixel 0 is at 0, and
-    positions stay between the centres of the interval's first and last pixel."""
-    output_S = torch.arange(size, device=start_N.device) + 0.5
-    position_NS = output_S * (length_N / size)[:, None] + (start_N - 0.5)[:, None]
-    last_N1 = (start_N + length_N - 1)[:, None]
-    return torch.minimum(torch.maximum(position_NS, start_N[:, None]), last_N1)
+def mirrored(output_NS: Tensor, flip_N: Tensor | None) -> Tensor:
+    """From the last output pixel to the first (along dimension 1) where `flip`."""
+    if flip_N is None:
+        return output_NS
+    flip_N1 = flip_N.view(-1, *[1] * (output_NS.dim() - 1))
+    return torch.where(flip_N1, output_NS.flip(1), output_NS)
+
+
+def enlarging_positions(start_NA: Tensor, length_NA: Tensor, size: int) -> Tensor:
+    """Along each of A axes, where in the interval [start, start + length) of pixels each of `size`
+    output pixels, no larger than those, has its centre (N, A, size); the centre of pixel 0 is at
+    0, and positions stay between the centres of the interval's first and last pixel."""
+    output_S = torch.arange(size, device=start_NA.device) + 0.5
+    position_NAS = output_S * (length_NA / size)[..., None] + (start_NA - 0.5)[..., None]
+    last_NA1 = (start_NA + length_NA - 1)[..., None]
+    return torch.minimum(torch.maximum(position_NAS, start_NA[..., None]), last_NA1)
 
 
 def sample(x_NCHW: Tensor, rows_NS: Tensor, columns_NS: Tensor) -> Tensor:

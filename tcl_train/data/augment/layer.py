@@ -20,20 +20,28 @@ from tcl_train.data.augment.geometry import grid_matrices, moved
 from tcl_train.data.augment.levels import equalizing_tables, luma
 from tcl_train.data.augment.transform import by_image
 
-# After the six of an affine map, an image's numbers are: what is added to a factor of 1, and the
-# shares of luma, mean luma and the smoothed image in what it is blended with; the step to which
-# levels are rounded down; the level from which on they are inverted; and the least span of levels,
-# and the least step of its table, with which a channel is stretched or equalized.
 NEVER = 2.0**24  # more than any level or count of pixels
-NUMBERS = ["amount", "luma", "mean", "smooth", "step", "inverted", "least_span", "least_step"]
-NOTHING = [0.0, 0.0, 0.0, 0.0, 1.0, NEVER, NEVER, NEVER]
+
+# An image's numbers after the six of an affine map, and what they are without an operation.
+NOTHING = {
+    "amount": 0.0,  # of a blend: what is added to a factor of 1
+    "luma": 0.0,  # shares of three images in the one that is blended with
+    "mean": 0.0,
+    "smooth": 0.0,
+    "less_at_the_rim": 0.0,  # what the amount is less by in some pixels, and in grey images
+    "less_if_grey": 0.0,
+    "step": 1.0,  # of which levels become multiples
+    "inverted": NEVER,  # the level from which on they are inverted
+    "least_span": NEVER,  # channels of a larger span of levels are stretched
+    "least_step": NEVER,  # channels of a larger step are equalized
+}
 
 
 def layer_numbers(
     name_N: np.ndarray, magnitude_N: np.ndarray, matrix_N23: np.ndarray, height: int, width: int
 ) -> Tensor:
     """What :func:`apply_layer` takes, (N, O), of each image's operation, magnitude and matrix."""
-    number_N = dict(zip(NUMBERS, np.tile(NOTHING, (len(name_N), 1)).T, strict=True))
+    number_N = {number: np.full(len(name_N), value) for number, value in NOTHING.items()}
 
     def put(number: str, value: np.ndarray | float, *names: str) -> None:
         number_N[number] = np.where(np.isin(name_N, names), value, number_N[number])
@@ -42,6 +50,8 @@ def layer_numbers(
     put("luma", 1, "Color")
     put("mean", 1, "Contrast")
     put("smooth", 1, "Sharpness")
+    put("less_at_the_rim", magnitude_N, "Sharpness")
+    put("less_if_grey", magnitude_N, "Color")
     put("step", 2 ** (8 - np.trunc(magnitude_N)), "Posterize")
     put("inverted", magnitude_N, "Solarize")
     put("inverted", 0, "Invert")
@@ -54,10 +64,11 @@ def layer_numbers(
 
 def apply_layer(x_NCHW: Tensor, numbers_NO: Tensor) -> Tensor:
     """Levels as floats, whole numbers from 0 to 255, in and out."""
-    matrix_N6, levels_NO = numbers_NO.split([6, len(NUMBERS)], 1)
-    number = dict(zip(NUMBERS, map(by_image, levels_NO.unbind(1)), strict=True))
-    table_NCHW, step_NC11 = _equalized(x_NCHW)
-    low_NC11, scale_NC11 = _stretching(x_NCHW, number["least_span"])
+    matrix_N6, levels_NO = numbers_NO.split([6, len(NOTHING)], 1)
+    number = dict(zip(NOTHING, map(by_image, levels_NO.unbind(1)), strict=True))
+    low_NC, high_NC = x_NCHW.flatten(2).aminmax(dim=2)
+    table_NCHW, step_NC11 = _equalized(x_NCHW, high_NC)
+    low_NC11, scale_NC11 = _stretching(low_NC, high_NC, number["least_span"])
     other_NCHW, amount_N1HW = _blending(x_NCHW, number)
     result_NCHW = moved(x_NCHW, matrix_N6.unflatten(1, (2, 3)))
     result_NCHW = result_NCHW * (1 + amount_N1HW) - other_NCHW * amount_N1HW
@@ -72,7 +83,6 @@ def _blending(x_NCHW: Tensor, number: dict[str, Tensor]) -> tuple[Tensor, Tensor
     """What an image is blended with, and by how much: sharpness leaves the rim as it is, and
     saturation grey images."""
     channels, height, width = x_NCHW.shape[1:]
-    amount_N1HW = number["amount"]
     luma_N1HW = luma(x_NCHW)
     # A mean for each channel, as other statistics have it, so that a compiler makes one loop.
     mean_NC11 = luma_N1HW.expand_as(x_NCHW).mean((2, 3), keepdim=True)
@@ -82,24 +92,23 @@ def _blending(x_NCHW: Tensor, number: dict[str, Tensor]) -> tuple[Tensor, Tensor
     other_NCHW = torch.addcmul(other_NCHW, smooth_NCHW, number["smooth"])
     rim_HW = torch.ones(height, width, device=x_NCHW.device)
     rim_HW[1:-1, 1:-1] = 0
-    kept_N1HW = rim_HW * number["smooth"]
+    amount_N1HW = torch.addcmul(number["amount"], rim_HW, number["less_at_the_rim"], value=-1)
     if channels == 1:
-        kept_N1HW = kept_N1HW + number["luma"]
-    return other_NCHW, amount_N1HW * (1 - kept_N1HW)
+        amount_N1HW = amount_N1HW - number["less_if_grey"]
+    return other_NCHW, amount_N1HW
 
 
-def _stretching(x_NCHW: Tensor, least_span_N111: Tensor) -> tuple[Tensor, Tensor]:
+def _stretching(low_NC: Tensor, high_NC: Tensor, least_span_N111: Tensor) -> tuple[Tensor, Tensor]:
     """The lowest level and the factor that stretch channels with more than the least span; 0 and 1
     for the others."""
-    low_NC, high_NC = x_NCHW.flatten(2).aminmax(dim=2)
     low_NC11, span_NC11 = low_NC[..., None, None], (high_NC - low_NC)[..., None, None]
-    stretched_NC11 = span_NC11 > least_span_N111
-    return low_NC11 * stretched_NC11, torch.where(stretched_NC11, 255 / span_NC11, 1)
+    kept_NC11 = span_NC11 <= least_span_N111
+    return low_NC11.masked_fill(kept_NC11, 0), (255 / span_NC11).masked_fill_(kept_NC11, 1)
 
 
-def _equalized(x_NCHW: Tensor) -> tuple[Tensor, Tensor]:
+def _equalized(x_NCHW: Tensor, high_NC: Tensor) -> tuple[Tensor, Tensor]:
     """The images by their channels' equalizing tables, and the steps of these."""
-    level_RP = x_NCHW.flatten(2).flatten(0, 1).long()
-    table_RL, step_R1 = equalizing_tables(level_RP)
-    table_NCHW = table_RL.float().gather(1, level_RP).view(x_NCHW.shape)
-    return table_NCHW, step_R1.view(*x_NCHW.shape[:2], 1, 1)
+    level_NCP = x_NCHW.flatten(2).long()
+    table_NCL, step_NC1 = equalizing_tables(level_NCP, high_NC[..., None].long())
+    table_NCHW = table_NCL.float().gather(2, level_NCP).view(x_NCHW.shape)
+    return table_NCHW, step_NC1[..., None]
