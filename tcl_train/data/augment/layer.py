@@ -40,7 +40,7 @@ NOTHING = {
 def layer_numbers(
     name_N: np.ndarray, magnitude_N: np.ndarray, matrix_N23: np.ndarray, height: int, width: int
 ) -> Tensor:
-    """What :func:`apply_layer` takes, (N, O), of each image's operation, magnitude and matrix."""
+    """What :func:`apply_layers` takes of a layer, (N, O), of each image's operation, magnitude and matrix."""
     number_N = {number: np.full(len(name_N), value) for number, value in NOTHING.items()}
 
     def put(number: str, value: np.ndarray | float, *names: str) -> None:
@@ -62,40 +62,46 @@ def layer_numbers(
     return torch.cat([grid_N23.flatten(1), levels_NO], 1)
 
 
-def apply_layer(x_NCHW: Tensor, numbers_NO: Tensor) -> Tensor:
-    """Levels as floats, whole numbers from 0 to 255, in and out."""
+def apply_layers(x_NCHW: Tensor, numbers_NKO: Tensor) -> Tensor:
+    """One layer after the other. Levels as floats, whole numbers from 0 to 255, in and out."""
+    rim_HW = torch.ones(x_NCHW.shape[2:], device=x_NCHW.device)
+    rim_HW[1:-1, 1:-1] = 0
+    for numbers_NO in numbers_NKO.unbind(1):
+        x_NCHW = _apply_layer(x_NCHW, numbers_NO, rim_HW)
+    return x_NCHW
+
+
+def _apply_layer(x_NCHW: Tensor, numbers_NO: Tensor, rim_HW: Tensor) -> Tensor:
     matrix_N6, levels_NO = numbers_NO.split([6, len(NOTHING)], 1)
     number = dict(zip(NOTHING, map(by_image, levels_NO.unbind(1)), strict=True))
     low_NC, high_NC = x_NCHW.flatten(2).aminmax(dim=2)
     table_NCHW, step_NC11 = _equalized(x_NCHW, high_NC)
     low_NC11, scale_NC11 = _stretching(low_NC, high_NC, number["least_span"])
-    other_NCHW, amount_N1HW = _blending(x_NCHW, number)
+    other_NCHW = _blended_with(x_NCHW, number)
+
     result_NCHW = moved(x_NCHW, matrix_N6.unflatten(1, (2, 3)))
-    result_NCHW = result_NCHW * (1 + amount_N1HW) - other_NCHW * amount_N1HW
-    result_NCHW = result_NCHW.clamp_(0, 255).sub_(low_NC11).mul_(scale_NC11 / number["step"])
-    result_NCHW = result_NCHW.trunc_().mul_(number["step"])
+    result_NCHW = result_NCHW.sub_(low_NC11).mul_(scale_NC11 / number["step"]).trunc_()
+    result_NCHW = result_NCHW.mul_(number["step"])
     inverted_NCHW = result_NCHW >= number["inverted"]
     result_NCHW = torch.where(inverted_NCHW, 255 - result_NCHW, result_NCHW)
-    return torch.where(step_NC11 > number["least_step"], table_NCHW, result_NCHW)
+    result_NCHW = torch.where(step_NC11 > number["least_step"], table_NCHW, result_NCHW)
+    # Sharpness leaves the rim as it is, and saturation grey images.
+    amount_N1HW = torch.addcmul(number["amount"], rim_HW, number["less_at_the_rim"], value=-1)
+    if x_NCHW.shape[1] == 1:
+        amount_N1HW = amount_N1HW - number["less_if_grey"]
+    result_NCHW = result_NCHW * (1 + amount_N1HW) - other_NCHW * amount_N1HW
+    return result_NCHW.clamp_(0, 255).trunc_()
 
 
-def _blending(x_NCHW: Tensor, number: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """What an image is blended with, and by how much: sharpness leaves the rim as it is, and
-    saturation grey images."""
-    channels, height, width = x_NCHW.shape[1:]
+def _blended_with(x_NCHW: Tensor, number: dict[str, Tensor]) -> Tensor:
+    """The luma, its mean or the smoothed image, whichever has the share 1; else black."""
     luma_N1HW = luma(x_NCHW)
     # A mean for each channel, as other statistics have it, so that a compiler makes one loop.
     mean_NC11 = luma_N1HW.expand_as(x_NCHW).mean((2, 3), keepdim=True)
-    around_NCHW = F.avg_pool2d(x_NCHW, 3, stride=1, padding=1, divisor_override=1)
-    smooth_NCHW = around_NCHW.add_(x_NCHW, alpha=4).div_(13).round_()
     other_NCHW = torch.addcmul(mean_NC11 * number["mean"], luma_N1HW, number["luma"])
-    other_NCHW = torch.addcmul(other_NCHW, smooth_NCHW, number["smooth"])
-    rim_HW = torch.ones(height, width, device=x_NCHW.device)
-    rim_HW[1:-1, 1:-1] = 0
-    amount_N1HW = torch.addcmul(number["amount"], rim_HW, number["less_at_the_rim"], value=-1)
-    if channels == 1:
-        amount_N1HW = amount_N1HW - number["less_if_grey"]
-    return other_NCHW, amount_N1HW
+    sharpened_NCHW = x_NCHW * number["smooth"]
+    around_NCHW = F.avg_pool2d(sharpened_NCHW, 3, stride=1, padding=1, divisor_override=1)
+    return other_NCHW + around_NCHW.add_(sharpened_NCHW, alpha=4).div_(13).round_()
 
 
 def _stretching(low_NC: Tensor, high_NC: Tensor, least_span_N111: Tensor) -> tuple[Tensor, Tensor]:
@@ -108,7 +114,9 @@ def _stretching(low_NC: Tensor, high_NC: Tensor, least_span_N111: Tensor) -> tup
 
 def _equalized(x_NCHW: Tensor, high_NC: Tensor) -> tuple[Tensor, Tensor]:
     """The images by their channels' equalizing tables, and the steps of these."""
-    level_NCP = x_NCHW.flatten(2).long()
-    table_NCL, step_NC1 = equalizing_tables(level_NCP, high_NC[..., None].long())
-    table_NCHW = table_NCL.float().gather(2, level_NCP).view(x_NCHW.shape)
-    return table_NCHW, step_NC1[..., None]
+    level_NCHW = x_NCHW.long()
+    tables = equalizing_tables(level_NCHW.flatten(2), high_NC[..., None].long())
+    table_NCL1, step_NC11 = (part[..., None] for part in tables)
+    # An index of the images' own shape, so that a compiler need not begin another loop.
+    table_NCLW = table_NCL1.float().expand(-1, -1, -1, x_NCHW.shape[3])
+    return table_NCLW.gather(2, level_NCHW), step_NC11

@@ -18,7 +18,7 @@ from tcl_train import checks
 from tcl_train.data.augment import levels
 from tcl_train.data.augment.blur import sharpness
 from tcl_train.data.augment.geometry import affine
-from tcl_train.data.augment.layer import apply_layer, layer_numbers
+from tcl_train.data.augment.layer import apply_layers, layer_numbers
 from tcl_train.data.augment.transform import (
     Parameters,
     Transform,
@@ -104,10 +104,7 @@ class _Policy(Transform):
         return {"layers": torch.stack(layers, 1)}
 
     def apply_static(self, x_NCHW: Tensor, columns: Parameters, size: int) -> Tensor:  # noqa: ARG002
-        x_NCHW = as_levels(x_NCHW)
-        for numbers_NO in columns["layers"].unbind(1):
-            x_NCHW = apply_layer(x_NCHW, numbers_NO)
-        return x_NCHW.to(torch.uint8)
+        return apply_layers(as_levels(x_NCHW), columns["layers"]).to(torch.uint8)
 
 
 def apply_operations(x_NCHW: Tensor, operation_N: np.ndarray, magnitude_N: np.ndarray) -> Tensor:
