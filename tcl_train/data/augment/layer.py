@@ -40,7 +40,8 @@ NOTHING = {
 def layer_numbers(
     name_N: np.ndarray, magnitude_N: np.ndarray, matrix_N23: np.ndarray, height: int, width: int
 ) -> Tensor:
-    """What :func:`apply_layers` takes of a layer, (N, O), of each image's operation, magnitude and matrix."""
+    """What :func:`apply_layers` takes of a layer, (N, O), from each image's operation, magnitude
+    and matrix."""
     number_N = {number: np.full(len(name_N), value) for number, value in NOTHING.items()}
 
     def put(number: str, value: np.ndarray | float, *names: str) -> None:
@@ -80,28 +81,28 @@ def _apply_layer(x_NCHW: Tensor, numbers_NO: Tensor, rim_HW: Tensor) -> Tensor:
     other_NCHW = _blended_with(x_NCHW, number)
 
     result_NCHW = moved(x_NCHW, matrix_N6.unflatten(1, (2, 3)))
-    result_NCHW = result_NCHW.sub_(low_NC11).mul_(scale_NC11 / number["step"]).trunc_()
-    result_NCHW = result_NCHW.mul_(number["step"])
-    inverted_NCHW = result_NCHW >= number["inverted"]
-    result_NCHW = torch.where(inverted_NCHW, 255 - result_NCHW, result_NCHW)
-    result_NCHW = torch.where(step_NC11 > number["least_step"], table_NCHW, result_NCHW)
     # Sharpness leaves the rim as it is, and saturation grey images.
     amount_N1HW = torch.addcmul(number["amount"], rim_HW, number["less_at_the_rim"], value=-1)
     if x_NCHW.shape[1] == 1:
         amount_N1HW = amount_N1HW - number["less_if_grey"]
     result_NCHW = result_NCHW * (1 + amount_N1HW) - other_NCHW * amount_N1HW
-    return result_NCHW.clamp_(0, 255).trunc_()
+    result_NCHW = (
+        result_NCHW.clamp_(0, 255).sub_(low_NC11).mul_(scale_NC11 / number["step"]).trunc_()
+    )
+    result_NCHW = result_NCHW.mul_(number["step"])
+    inverted_NCHW = result_NCHW >= number["inverted"]
+    result_NCHW = torch.where(inverted_NCHW, 255 - result_NCHW, result_NCHW)
+    return torch.where(step_NC11 > number["least_step"], table_NCHW, result_NCHW)
 
 
 def _blended_with(x_NCHW: Tensor, number: dict[str, Tensor]) -> Tensor:
     """The luma, its mean or the smoothed image, whichever has the share 1; else black."""
     luma_N1HW = luma(x_NCHW)
-    # A mean for each channel, as other statistics have it, so that a compiler makes one loop.
-    mean_NC11 = luma_N1HW.expand_as(x_NCHW).mean((2, 3), keepdim=True)
-    other_NCHW = torch.addcmul(mean_NC11 * number["mean"], luma_N1HW, number["luma"])
-    sharpened_NCHW = x_NCHW * number["smooth"]
-    around_NCHW = F.avg_pool2d(sharpened_NCHW, 3, stride=1, padding=1, divisor_override=1)
-    return other_NCHW + around_NCHW.add_(sharpened_NCHW, alpha=4).div_(13).round_()
+    mean_N111 = luma_N1HW.mean((1, 2, 3), keepdim=True)
+    other_NCHW = torch.addcmul(mean_N111 * number["mean"], luma_N1HW, number["luma"])
+    around_NCHW = F.avg_pool2d(x_NCHW, 3, stride=1, padding=1, divisor_override=1)
+    smooth_NCHW = around_NCHW.add_(x_NCHW, alpha=4).div_(13).round_()
+    return torch.addcmul(other_NCHW, smooth_NCHW, number["smooth"])
 
 
 def _stretching(low_NC: Tensor, high_NC: Tensor, least_span_N111: Tensor) -> tuple[Tensor, Tensor]:

@@ -91,12 +91,20 @@ def equalize(x_NCHW: Tensor, unused_N: Tensor) -> Tensor:  # noqa: ARG001
 def equalizing_tables(level_NCP: Tensor, brightest_NC1: Tensor) -> tuple[Tensor, Tensor]:
     """For channels of P levels, and the brightest of each, the level that each of the 256 becomes,
     int32 (N, C, 256), and the steps (N, C, 1), in pixels; a step of 0 stands for no change."""
+    below_NCL = _pixels_below(level_NCP)
+    # The step is a 255th of the pixels below the brightest level.
+    step_NC1 = below_NCL.gather(2, brightest_NC1) // 255
+    table_NCL = (below_NCL + step_NC1 // 2) // step_NC1.clamp(min=1)
+    return table_NCL.clamp_(max=255), step_NC1
+
+
+def _pixels_below(level_NCP: Tensor) -> Tensor:
+    """How many pixels of a channel are below each level: int32, (N, C, 256)."""
     n, c, p = level_NCP.shape
+    if torch.compiler.is_compiling():  # one loop that keeps nothing, instead of three
+        level_L1 = torch.arange(256, device=level_NCP.device)[:, None]
+        return (level_NCP[:, :, None] < level_L1).sum(3, dtype=torch.int32)
     counts_NCL = torch.zeros(n, c, 256, dtype=torch.int32, device=level_NCP.device)
     one = torch.ones((), dtype=torch.int32, device=level_NCP.device)
     counts_NCL.scatter_add_(2, level_NCP, one.expand(n, c, p))
-    # The step is a 255th of the pixels below the brightest level.
-    step_NC1 = (p - counts_NCL.gather(2, brightest_NC1)) // 255
-    below_NCL = counts_NCL.cumsum(2, dtype=torch.int32) - counts_NCL
-    table_NCL = (below_NCL + step_NC1 // 2) // step_NC1.clamp(min=1)
-    return table_NCL.clamp_(max=255), step_NC1
+    return counts_NCL.cumsum(2, dtype=torch.int32) - counts_NCL
