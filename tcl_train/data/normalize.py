@@ -27,7 +27,8 @@ class Normalize:
                 checks.number(name, value, above=0 if name == "std" else None)
         self.mean_C11 = torch.tensor(mean).view(-1, 1, 1)
         self.std_C11 = torch.tensor(std).view(-1, 1, 1)
-        self._factor_C11, self._added_C11 = 1 / self.std_C11, -self.mean_C11 / self.std_C11
+        # By device, once made: factors of floats and of levels, and what is added.
+        self._constants: dict[torch.device, tuple[Tensor, Tensor, Tensor]] = {}
 
     def with_size(self, size: int) -> Normalize:
         """The same with another side of the output."""
@@ -47,14 +48,19 @@ class Normalize:
 
     def write(self, x_NCHW: Tensor, result_NCSS: Tensor) -> None:
         """Writes the result of a call into a part of a larger tensor."""
-        factor_C11, added_C11 = self._factor_C11, self._added_C11
-        if factor_C11.device != x_NCHW.device:
-            factor_C11 = factor_C11.to(x_NCHW.device, non_blocking=True)
-            added_C11 = added_C11.to(x_NCHW.device, non_blocking=True)
-        if x_NCHW.dtype == torch.uint8:
-            factor_C11 = factor_C11 / 255
+        of_floats_C11, of_levels_C11, added_C11 = self.constants(x_NCHW.device)
+        factor_C11 = of_levels_C11 if x_NCHW.dtype == torch.uint8 else of_floats_C11
         x_NCSS = centre_crop(x_NCHW, self.size).float() * factor_C11
         result_NCSS.copy_(x_NCSS.add_(added_C11))
+
+    def constants(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """The factors (C, 1, 1) of floats and of levels, and what is added, on the device."""
+        if device not in self._constants:
+            factor_C11, added_C11 = 1 / self.std_C11, -self.mean_C11 / self.std_C11
+            every_3C11 = torch.stack([factor_C11, factor_C11 / 255, added_C11])
+            on_device = every_3C11.to(device, non_blocking=True).unbind()
+            self._constants[device] = (on_device[0], on_device[1], on_device[2])
+        return self._constants[device]
 
     def undo(self, x_NCHW: Tensor) -> Tensor:
         """The uint8 images of normalised ones, for pictures."""

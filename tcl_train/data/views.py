@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from tcl_train.data.augment import Augment
-from tcl_train.data.augment.pipeline import rows_of
+from tcl_train.data.augment.block import Block, on_device
+from tcl_train.data.augment.pipeline import is_static, rows_of
 from tcl_train.data.augment.transform import Parameters
 from tcl_train.runtime.randomness import generator
 
@@ -68,6 +71,8 @@ class ViewPlan:
             if len(places_B) != batch_size:
                 parameters = rows_of(parameters, places_B, batch_size)
             drawn.append(_Drawn(images_BCHW, augment, group.count, parameters))
+        if is_static(images_BCHW.device):
+            drawn = _copied(drawn, len(places_B), images_BCHW.device)
         return DrawnViews(drawn, len(places_B))
 
     def with_images(self, images: Sequence[Tensor]) -> Iterator[tuple[ViewGroup, Tensor]]:
@@ -83,6 +88,34 @@ class _Drawn(NamedTuple):
     augment: Augment
     views: int
     parameters: list[list[Parameters]]
+    blocks: Sequence[Block] | None = None  # the parameters on the device, in the static form
+
+    def of(self, images: slice, count: int) -> Tensor:
+        """The views of some of the `count` images."""
+        x_BCHW, parameters, blocks = self.images_BCHW, self.parameters, self.blocks
+        if images != slice(0, count):
+            per_image = x_BCHW.unflatten(0, (-1, count))  # cut already: view after view
+            x_BCHW = per_image[:, images].flatten(0, 1)
+            if blocks is None:
+                parameters = rows_of(parameters, images, count)
+            else:
+                blocks = [block.of(images) for block in blocks]
+        if blocks is None:
+            return self.augment.apply(x_BCHW, parameters, views=self.views)
+        return self.augment.apply_static(x_BCHW, blocks, views=self.views)
+
+
+def _copied(drawn: Sequence[_Drawn], count: int, device: torch.device) -> list[_Drawn]:
+    """The same for the static form: the parameters of all groups go to the device in one copy."""
+    of_groups = [
+        d.augment.blocks(d.parameters, count, *d.images_BCHW.shape[2:], views=d.views)
+        for d in drawn
+    ]
+    copies = iter(on_device([block for blocks in of_groups for block in blocks], device))
+    return [
+        d._replace(blocks=list(islice(copies, len(blocks))))
+        for d, blocks in zip(drawn, of_groups, strict=True)
+    ]
 
 
 class DrawnViews:
@@ -95,12 +128,4 @@ class DrawnViews:
     def of(self, images: slice) -> list[Tensor]:
         """The views of some of the images: for each group (V x images, C, S, S), float32, view
         after view."""
-        whole = images == slice(0, self.count)
-        result = []
-        for x_BCHW, augment, views, parameters in self._drawn:
-            if not whole:
-                parameters = rows_of(parameters, images, self.count)
-                per_image = x_BCHW.unflatten(0, (-1, self.count))  # cut already: view after view
-                x_BCHW = per_image[:, images].flatten(0, 1)
-            result.append(augment.apply(x_BCHW, parameters, views=views))
-        return result
+        return [drawn.of(images, self.count) for drawn in self._drawn]

@@ -11,21 +11,21 @@ from torch import Tensor
 from tcl_train import checks
 from tcl_train.data.augment.levels import blend
 from tcl_train.data.augment.transform import (
+    OfChosen,
     Parameters,
-    Transform,
-    apply_to_chosen,
-    as_float,
     draw_chosen,
     uniform,
 )
 
 
-class GaussianBlur(Transform):
+class GaussianBlur(OfChosen):
     """Gaussian blur with probability p; the standard deviation is uniform in `sigma`, in pixels.
 
     The kernel is `kernel` pixels wide, an odd number; `auto` is a tenth of the image's side, as in
     SimCLR, but at least 3. Borders are mirrored, as in torchvision.
     """
+
+    choice = "blur"
 
     def __init__(
         self,
@@ -57,16 +57,10 @@ class GaussianBlur(Transform):
     def draw(self, count: int, height: int, width: int, g: torch.Generator) -> Parameters:  # noqa: ARG002
         return {"sigma": uniform(g, *self.sigma, count), "blur": draw_chosen(g, self.p, count)}
 
-    def apply(self, x_NCHW: Tensor, parameters: Parameters, size: int) -> Tensor:
+    def change(self, x_NCHW: Tensor, parameters: Parameters, size: int) -> Tensor:
         height, width = x_NCHW.shape[2:]
         self.output_size(height, width, size)
-        radius = self.radius(height, width)
-        return apply_to_chosen(
-            as_float(x_NCHW),
-            parameters["blur"],
-            lambda x_MCHW, sigma_M: gaussian_blur(x_MCHW, sigma_M, radius),
-            parameters["sigma"],
-        )
+        return gaussian_blur(x_NCHW, parameters["sigma"], self.radius(height, width))
 
 
 def gaussian_blur(x_NCHW: Tensor, sigma_N: Tensor, radius: int) -> Tensor:

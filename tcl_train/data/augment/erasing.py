@@ -9,15 +9,14 @@ from torch import Tensor
 
 from tcl_train import checks
 from tcl_train.data.augment.transform import (
+    OfChosen,
     Parameters,
-    Transform,
-    apply_to_chosen,
     draw_chosen,
     random_sides,
 )
 
 
-class RandomErasing(Transform):
+class RandomErasing(OfChosen):
     """Fills a random box with one value, with probability p. Zhong et al. 2020.
 
     The box has a share of the image's area from `scale` and a ratio of height to width from
@@ -26,6 +25,8 @@ class RandomErasing(Transform):
     after normalisation, so that 0 is the data set's mean.
     """
 
+    choice = "erase"
+    takes_levels = True
     TRIES = 10
 
     def __init__(
@@ -55,16 +56,11 @@ class RandomErasing(Transform):
             "erase": draw_chosen(g, self.p, count) & fits_NT.any(1),
         }
 
-    def apply(self, x_NCHW: Tensor, parameters: Parameters, size: int) -> Tensor:  # noqa: ARG002
+    def change(self, x_NCHW: Tensor, parameters: Parameters, size: int) -> Tensor:  # noqa: ARG002
         value = self.value if x_NCHW.is_floating_point() else round(self.value * 255)
-
-        def erased(x: Tensor, top: Tensor, left: Tensor, height: Tensor, width: Tensor) -> Tensor:
-            rows_MH = _within(top, height, x.shape[2])
-            columns_MW = _within(left, width, x.shape[3])
-            return x.masked_fill((rows_MH[:, :, None] & columns_MW[:, None, :])[:, None], value)
-
-        box = (parameters[key] for key in ("top", "left", "height", "width"))
-        return apply_to_chosen(x_NCHW, parameters["erase"], erased, *box)
+        rows_NH = _within(parameters["top"], parameters["height"], x_NCHW.shape[2])
+        columns_NW = _within(parameters["left"], parameters["width"], x_NCHW.shape[3])
+        return x_NCHW.masked_fill((rows_NH[:, :, None] & columns_NW[:, None, :])[:, None], value)
 
 
 def _within(start_M: Tensor, length_M: Tensor, extent: int) -> Tensor:

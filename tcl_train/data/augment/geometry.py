@@ -10,9 +10,9 @@ from torch import Tensor
 
 from tcl_train import checks
 from tcl_train.data.augment.transform import (
+    OfChosen,
     Parameters,
     Transform,
-    apply_to_chosen,
     as_float,
     draw_chosen,
     sides_of,
@@ -27,6 +27,9 @@ class RandomResizedCrop(Transform):
     (log-uniform); its position is uniform. If ten tries give no box inside the image, the whole
     image is taken. Distribution and pixels (bilinear, antialiased where it shrinks) equal
     torchvision's transform of the same name on tensors.
+
+    The parameters may hold those of a :class:`HorizontalFlip` that comes next: it costs nothing to
+    take the pixels from right to left.
     """
 
     TRIES = 10
@@ -75,25 +78,51 @@ class RandomResizedCrop(Transform):
         left_N = (place_N2[:, 1] * (width_N - w_N + 1)).floor()
         return {"top": top_N, "left": left_N, "height": h_N, "width": w_N}
 
+    def columns(self, parameters: Parameters, height: int, width: int, size: int) -> Parameters:  # noqa: ARG002
+        """Both axes of a box side by side."""
+        start_N2 = torch.stack([parameters["top"], parameters["left"]], 1)
+        length_N2 = torch.stack([parameters["height"], parameters["width"]], 1)
+        return {"start": start_N2, "length": length_N2}
+
     def apply(self, x_NCHW: Tensor, parameters: Parameters, size: int) -> Tensor:
-        p = {name: value.to(x_NCHW.device, non_blocking=True) for name, value in parameters.items()}
-        if max(x_NCHW.shape[2:]) <= size:  # no box shrinks
-            rows_NS = enlarging_positions(p["top"], p["height"], size)
-            columns_NS = enlarging_positions(p["left"], p["width"], size)
+        height, width = x_NCHW.shape[2:]
+        columns = self.columns(parameters, height, width, size)
+        if "flip" in parameters:
+            columns["flip"] = parameters["flip"]
+        there = {
+            name: value.to(x_NCHW.device, non_blocking=True) for name, value in columns.items()
+        }
+        return self.apply_static(x_NCHW, there, size)
+
+    def apply_static(self, x_NCHW: Tensor, columns: Parameters, size: int) -> Tensor:
+        start_N2, length_N2 = columns["start"], columns["length"]
+        height, width = x_NCHW.shape[2:]
+        if max(height, width) <= size:  # no box shrinks
+            rows_NS, columns_NS = enlarging_positions(start_N2, length_N2, size).unbind(1)
+            columns_NS = mirrored(columns_NS, columns.get("flip"))
             return sample(as_float(x_NCHW), rows_NS, columns_NS)
-        rows_NSH = interpolation_weights(p["top"], p["height"], x_NCHW.shape[2], size)
-        columns_NSW = interpolation_weights(p["left"], p["width"], x_NCHW.shape[3], size)
-        return resample(x_NCHW, rows_NSH, columns_NSW)
+        (top_N, left_N), (height_N, width_N) = start_N2.unbind(1), length_N2.unbind(1)
+        rows_NSH = interpolation_weights(top_N, height_N, height, size)
+        columns_NSW = interpolation_weights(left_N, width_N, width, size)
+        return resample(x_NCHW, rows_NSH, mirrored(columns_NSW, columns.get("flip")))
 
 
-def enlarging_positions(start_N: Tensor, length_N: Tensor, size: int) -> Tensor:
-    """Along one axis, where in the interval [start, start + length) of pixels each of `size`
-    output pixels, no larger than those, has its centre; the centre of pixel 0 is at 0, and
-    positions stay between the centres of the interval's first and last pixel."""
-    output_S = torch.arange(size, device=start_N.device) + 0.5
-    position_NS = output_S * (length_N / size)[:, None] + (start_N - 0.5)[:, None]
-    last_N1 = (start_N + length_N - 1)[:, None]
-    return torch.minimum(torch.maximum(position_NS, start_N[:, None]), last_N1)
+def mirrored(output_NS: Tensor, flip_N: Tensor | None) -> Tensor:
+    """From the last output pixel to the first (along dimension 1) where `flip`."""
+    if flip_N is None:
+        return output_NS
+    flip_N1 = flip_N.view(-1, *[1] * (output_NS.dim() - 1))
+    return torch.where(flip_N1, output_NS.flip(1), output_NS)
+
+
+def enlarging_positions(start_NA: Tensor, length_NA: Tensor, size: int) -> Tensor:
+    """Along each of A axes, where in the interval [start, start + length) of pixels each of `size`
+    output pixels, no larger than those, has its centre (N, A, size); the centre of pixel 0 is at
+    0, and positions stay between the centres of the interval's first and last pixel."""
+    output_S = torch.arange(size, device=start_NA.device) + 0.5
+    position_NAS = output_S * (length_NA / size)[..., None] + (start_NA - 0.5)[..., None]
+    last_NA1 = (start_NA + length_NA - 1)[..., None]
+    return torch.minimum(torch.maximum(position_NAS, start_NA[..., None]), last_NA1)
 
 
 def sample(x_NCHW: Tensor, rows_NS: Tensor, columns_NS: Tensor) -> Tensor:
@@ -157,26 +186,38 @@ class PadCrop(Transform):
     def draw(self, count: int, height: int, width: int, g: torch.Generator) -> Parameters:  # noqa: ARG002
         return {"top": torch.rand(count, generator=g), "left": torch.rand(count, generator=g)}
 
+    def columns(self, parameters: Parameters, height: int, width: int, size: int) -> Parameters:
+        """Where a crop begins in its padded image, counted row by row."""
+        self.output_size(height, width, size)
+        height, width = height + 2 * self.padding, width + 2 * self.padding
+        top_N = (parameters["top"] * (height - size + 1)).long()
+        left_N = (parameters["left"] * (width - size + 1)).long()
+        return {"start": top_N * width + left_N}
+
     def apply(self, x_NCHW: Tensor, parameters: Parameters, size: int) -> Tensor:
-        self.output_size(x_NCHW.shape[2], x_NCHW.shape[3], size)
+        columns = self.columns(parameters, x_NCHW.shape[2], x_NCHW.shape[3], size)
+        start_N = columns["start"].to(x_NCHW.device, non_blocking=True)
+        return self.apply_static(x_NCHW, {"start": start_N}, size)
+
+    def apply_static(self, x_NCHW: Tensor, columns: Parameters, size: int) -> Tensor:
         padded_NCHW = F.pad(x_NCHW, [self.padding] * 4)
         n, c, h, w = padded_NCHW.shape
         device = x_NCHW.device
-        p = {name: value.to(device, non_blocking=True) for name, value in parameters.items()}
-        top_N = (p["top"] * (h - size + 1)).long()
-        left_N = (p["left"] * (w - size + 1)).long()
         # Every `size` neighbours in memory are a row of this view, so that the crop's rows are
         # picked out by where they begin: an index a row instead of one a pixel.
         starts = n * c * h * w - size + 1
         run_PS = padded_NCHW.view(-1).as_strided((starts, size), (1, 1))
-        channel_NC1 = torch.arange(n * c, device=device).view(n, c, 1) * h
-        row_NCS = channel_NC1 + top_N[:, None, None] + torch.arange(size, device=device)
-        start_NCS = row_NCS * w + left_N[:, None, None]
+        channel_NC1 = torch.arange(0, n * c * h * w, h * w, device=device).view(n, c, 1)
+        row_S = torch.arange(0, size * w, w, device=device)
+        start_NCS = channel_NC1 + columns["start"][:, None, None] + row_S
         return run_PS.index_select(0, start_NCS.view(-1)).view(n, c, size, size)
 
 
-class HorizontalFlip(Transform):
+class HorizontalFlip(OfChosen):
     """Mirrors left and right, with probability p."""
+
+    choice = "flip"
+    takes_levels = True
 
     def __init__(self, p: float | Sequence[float] = 0.5) -> None:
         self.p = checks.probability("p", p)
@@ -184,8 +225,8 @@ class HorizontalFlip(Transform):
     def draw(self, count: int, height: int, width: int, g: torch.Generator) -> Parameters:  # noqa: ARG002
         return {"flip": draw_chosen(g, self.p, count)}
 
-    def apply(self, x_NCHW: Tensor, parameters: Parameters, size: int) -> Tensor:  # noqa: ARG002
-        return apply_to_chosen(x_NCHW, parameters["flip"], lambda x_MCHW: x_MCHW.flip(3))
+    def change(self, x_NCHW: Tensor, parameters: Parameters, size: int) -> Tensor:  # noqa: ARG002
+        return x_NCHW.flip(3)
 
 
 def affine(x_NCHW: Tensor, matrix_N23: Tensor) -> Tensor:
@@ -195,18 +236,30 @@ def affine(x_NCHW: Tensor, matrix_N23: Tensor) -> Tensor:
     uint8 in and out. Equals torchvision's affine on tensors, except that positions halfway between
     two pixels may round the other way.
     """
+    return truncated(moved(x_NCHW.float(), grid_matrices(matrix_N23, *x_NCHW.shape[2:])))
+
+
+def grid_matrices(matrix_N23: Tensor, height: int, width: int) -> Tensor:
+    """From matrices that map to pixels to those that map to the unit of grid_sample, in which the
+    image reaches from -1 to 1."""
+    x_N3, y_N3 = matrix_N23.unbind(1)
+    return torch.stack([x_N3 * (2 / width), y_N3 * (2 / height)], 1)
+
+
+def moved(x_NCHW: Tensor, matrix_N23: Tensor) -> Tensor:
+    """:func:`affine` of floats by matrices that map pixels to the unit of grid_sample."""
     h, w = x_NCHW.shape[2:]
     device = x_NCHW.device
-    down_H1 = torch.arange(h, device=device)[:, None] - (h - 1) / 2
-    right_W = torch.arange(w, device=device) - (w - 1) / 2
-    # In the unit of grid_sample the image reaches from -1 to 1. Sums rather than a matrix product,
-    # which a GPU may carry out in half precision.
-    x_N3, y_N3 = matrix_N23.unbind(1)
-    across_N2, along_N2, shift_N2 = torch.stack([x_N3 * (2 / w), y_N3 * (2 / h)], 1).unbind(2)
+    down_H1 = torch.arange(-(h - 1) / 2, h / 2, device=device)[:, None]
+    right_W = torch.arange(-(w - 1) / 2, w / 2, device=device)
+    # Sums rather than a matrix product, which a GPU may carry out in half precision.
+    across_N2, along_N2, shift_N2 = matrix_N23.unbind(2)
     moved_N2H1 = along_N2[..., None, None] * down_H1 + shift_N2[..., None, None]
     grid_N2HW = across_N2[..., None, None] * right_W + moved_N2H1
-    grid_NHW2 = grid_N2HW.permute(0, 2, 3, 1)
-    moved_NCHW = F.grid_sample(
-        x_NCHW.float(), grid_NHW2, mode="nearest", padding_mode="zeros", align_corners=False
+    return F.grid_sample(
+        x_NCHW,
+        grid_N2HW.permute(0, 2, 3, 1),
+        mode="nearest",
+        padding_mode="zeros",
+        align_corners=False,
     )
-    return truncated(moved_NCHW)

@@ -81,16 +81,30 @@ def autocontrast(x_NCHW: Tensor, unused_N: Tensor) -> Tensor:  # noqa: ARG001
 
 def equalize(x_NCHW: Tensor, unused_N: Tensor) -> Tensor:  # noqa: ARG001
     """Makes each channel's histogram as flat as possible."""
-    n, c, h, w = x_NCHW.shape
-    level_RP = x_NCHW.reshape(n * c, h * w).long()
-    counts_RL = torch.zeros(n * c, 256, dtype=torch.int32, device=x_NCHW.device)
-    one = torch.ones((), dtype=torch.int32, device=x_NCHW.device)
-    counts_RL.scatter_add_(1, level_RP, one.expand(n * c, h * w))
-    # The step is a 255th of the pixels below the brightest level.
-    brightest_R1 = x_NCHW.reshape(n * c, h * w).amax(1, keepdim=True).long()
-    step_R1 = (h * w - counts_RL.gather(1, brightest_R1)) // 255
-    below_RL = counts_RL.cumsum(1, dtype=torch.int32) - counts_RL
-    table_RL = (below_RL + step_R1 // 2) // step_R1.clamp(min=1)
+    level_NCP = x_NCHW.flatten(2).long()
+    table_NCL, step_NC1 = equalizing_tables(level_NCP, level_NCP.amax(2, keepdim=True))
     same_L = torch.arange(256, dtype=torch.int32, device=x_NCHW.device)
-    table_RL = torch.where(step_R1 == 0, same_L, table_RL.clamp_(max=255))
-    return table_RL.to(torch.uint8).gather(1, level_RP).view(n, c, h, w)
+    table_NCL = torch.where(step_NC1 == 0, same_L, table_NCL)
+    return table_NCL.to(torch.uint8).gather(2, level_NCP).view(x_NCHW.shape)
+
+
+def equalizing_tables(level_NCP: Tensor, brightest_NC1: Tensor) -> tuple[Tensor, Tensor]:
+    """For channels of P levels, and the brightest of each, the level that each of the 256 becomes,
+    int32 (N, C, 256), and the steps (N, C, 1), in pixels; a step of 0 stands for no change."""
+    below_NCL = _pixels_below(level_NCP)
+    # The step is a 255th of the pixels below the brightest level.
+    step_NC1 = below_NCL.gather(2, brightest_NC1) // 255
+    table_NCL = (below_NCL + step_NC1 // 2) // step_NC1.clamp(min=1)
+    return table_NCL.clamp_(max=255), step_NC1
+
+
+def _pixels_below(level_NCP: Tensor) -> Tensor:
+    """How many pixels of a channel are below each level: int32, (N, C, 256)."""
+    n, c, p = level_NCP.shape
+    if torch.compiler.is_compiling():  # one loop that keeps nothing, instead of three
+        level_L1 = torch.arange(256, device=level_NCP.device)[:, None]
+        return (level_NCP[:, :, None] < level_L1).sum(3, dtype=torch.int32)
+    counts_NCL = torch.zeros(n, c, 256, dtype=torch.int32, device=level_NCP.device)
+    one = torch.ones((), dtype=torch.int32, device=level_NCP.device)
+    counts_NCL.scatter_add_(2, level_NCP, one.expand(n, c, p))
+    return counts_NCL.cumsum(2, dtype=torch.int32) - counts_NCL

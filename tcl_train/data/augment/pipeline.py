@@ -6,19 +6,24 @@ V: views; B: images; C: channels; H, W: rows and columns; N = V x B; S: side of 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from tcl_train.data.augment.geometry import RandomResizedCrop
+from tcl_train.data.augment.block import Block, columns_of, numbers_of, on_device
+from tcl_train.data.augment.geometry import HorizontalFlip, RandomResizedCrop
 from tcl_train.data.augment.transform import Parameters, Transform
 from tcl_train.data.normalize import Normalize, check_room
 
 # On the CPU, a batch is processed in parts that fit in the cache: this many values per thread. On
 # other devices each part would cost kernel launches, so the batch is one part.
 VALUES_A_THREAD = 2**20
+
+# Where transforms are applied to the images that they change only; elsewhere in their static form.
+GROUPED_ON = ("cpu",)
 
 
 class Augment:
@@ -69,23 +74,68 @@ class Augment:
             drawn.append(parameters)
         return drawn
 
+    def blocks(
+        self, parameters: list[list[Parameters]], count: int, height: int, width: int, *, views: int
+    ) -> list[Block]:
+        """What :meth:`draw` gave, or :func:`rows_of` that, for `count` images in the static form:
+        a block, on the host, for all views that have the same transforms but for probabilities."""
+        rows = self._rows()[:views]
+        kinds = list(zip(self._kinds(views), parameters, strict=True))
+        blocks = []
+        for i in range(len(rows)):
+            numbers: list[Tensor] = []
+            order: list[int] = []
+            for (transforms, of_kind), drawn in kinds[i :: len(rows)]:
+                size, columns = (height, width), []
+                for transform, values in zip(transforms, drawn, strict=True):
+                    columns.append(transform.columns(values, *size, self.normalize.size))
+                    size = transform.output_size(*size, self.normalize.size)
+                numbers_NK = numbers_of(columns, len(of_kind) * count)
+                numbers.append(numbers_NK.unflatten(0, (len(of_kind), count)))
+                order += of_kind
+            in_order_VBK = torch.cat(numbers)[np.argsort(order)]
+            blocks.append(Block(in_order_VBK, columns_of(columns)))
+        return blocks
+
     def apply(
         self, images_BCHW: Tensor, parameters: list[list[Parameters]], *, views: int
     ) -> Tensor:
         """Never waits for the device."""
         b = len(images_BCHW) // views if self.cut else len(images_BCHW)
+        device = images_BCHW.device
+        if is_static(device):
+            blocks = self.blocks(parameters, b, *images_BCHW.shape[2:], views=views)
+            return self.apply_static(images_BCHW, on_device(blocks, device), views=views)
         result_NCSS = self.normalize.empty(views * b, images_BCHW.device)
         for (transforms, of_kind), drawn in zip(self._kinds(views), parameters, strict=True):
             for part in _parts(of_kind, images_BCHW, b):
                 # A view has its rows in the parameters after those of the kind's earlier ones.
                 first = of_kind.index(part.views[0]) * b + part.start
                 x_NCHW = self._images(images_BCHW, part, b)
-                for transform, values in zip(transforms, drawn, strict=True):
+                for transform, values in _steps(transforms, drawn):
                     rows = _rows(values, first, len(x_NCHW), len(of_kind) * b)
                     x_NCHW = transform.apply(x_NCHW, rows, self.normalize.size)
                 for view, view_NCHW in zip(part.views, x_NCHW.chunk(len(part.views)), strict=True):
                     begin = view * b + part.start
                     self.normalize.write(view_NCHW, result_NCSS[begin : begin + len(view_NCHW)])
+        return result_NCSS
+
+    def apply_static(self, images_BCHW: Tensor, blocks: Sequence[Block], *, views: int) -> Tensor:
+        """With the blocks of :meth:`blocks` on the images' device. Shapes and kernels do not depend
+        on what was drawn, so that it may be compiled as a whole."""
+        b = len(images_BCHW) // views if self.cut else len(images_BCHW)
+        result_NCSS = self.normalize.empty(views * b, images_BCHW.device)
+        result_VBCSS = result_NCSS.unflatten(0, (views, b))
+        for i, (transforms, block) in enumerate(zip(self._rows()[:views], blocks, strict=True)):
+            of_block = range(i, views, len(blocks))
+            x_NCHW = self._images(images_BCHW, _Part(of_block, 0, b), b)
+            for transform, columns in _steps(transforms, block.parameters()):
+                x_NCHW = transform.apply_static(x_NCHW, columns, self.normalize.size)
+            if len(blocks) == 1:
+                self.normalize.write(x_NCHW, result_NCSS)
+            else:
+                for view, view_BCHW in zip(of_block, x_NCHW.chunk(len(of_block)), strict=True):
+                    self.normalize.write(view_BCHW, result_VBCSS[view])
         return result_NCSS
 
     def _images(self, images_BCHW: Tensor, part: _Part, b: int) -> Tensor:
@@ -128,19 +178,44 @@ class Augment:
             if self.second is not None or place == "augment":
                 check_room(*size, self.normalize.size)
 
+    def _rows(self) -> list[list[Transform]]:
+        """The transforms of the first view, and those of every second one if it has others."""
+        rows = [self.transforms] if self.second is None else [self.transforms, self.second]
+        return [list(row.values()) for row in rows]
+
     def _kinds(self, views: int) -> list[tuple[list[Transform], range]]:
         """The views that have the same transforms with the same settings, kind by kind."""
-        of_views = [self.transforms] if self.second is None else [self.transforms, self.second]
-        every = [transform.p for of_view in of_views for transform in of_view.values()]
+        of_views = self._rows()
+        every = [transform.p for of_view in of_views for transform in of_view]
         lengths = [len(p) for p in every if isinstance(p, tuple)]
         kinds = math.lcm(len(of_views), *lengths)  # after so many views they begin again
         return [
             (
-                [transform.of_view(kind) for transform in of_views[kind % len(of_views)].values()],
+                [transform.of_view(kind) for transform in of_views[kind % len(of_views)]],
                 range(kind, views, kinds),
             )
             for kind in range(min(kinds, views))
         ]
+
+
+def is_static(device: torch.device) -> bool:
+    """Whether views are made in the static form there."""
+    return device.type not in GROUPED_ON
+
+
+def _steps(
+    transforms: Sequence[Transform], parameters: Sequence[Parameters]
+) -> list[tuple[Transform, Parameters]]:
+    """The transforms with their parameters. A resized crop does the flip that comes after it."""
+    steps: list[tuple[Transform, Parameters]] = []
+    for transform, values in zip(transforms, parameters, strict=True):
+        if steps and isinstance(transform, HorizontalFlip):
+            before, of_before = steps[-1]
+            if isinstance(before, RandomResizedCrop) and "flip" not in of_before:
+                steps[-1] = before, {**of_before, **values}
+                continue
+        steps.append((transform, values))
+    return steps
 
 
 NOTHING = object()

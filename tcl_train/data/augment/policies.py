@@ -18,10 +18,12 @@ from tcl_train import checks
 from tcl_train.data.augment import levels
 from tcl_train.data.augment.blur import sharpness
 from tcl_train.data.augment.geometry import affine
+from tcl_train.data.augment.layer import apply_layers, layer_numbers
 from tcl_train.data.augment.transform import (
     Parameters,
     Transform,
     apply_by_group,
+    as_levels,
     as_uint8,
     to_numpy,
 )
@@ -90,6 +92,19 @@ class _Policy(Transform):
         for operation_N, magnitude_N in zip(operation_NK.T, magnitude_NK.T, strict=True):
             x_NCHW = apply_operations(x_NCHW, operation_N, magnitude_N)
         return x_NCHW
+
+    def columns(self, parameters: Parameters, height: int, width: int, size: int) -> Parameters:  # noqa: ARG002
+        operation_NK = to_numpy(parameters["operation"])
+        magnitude_NK = to_numpy(parameters["magnitude"])
+        layers = []
+        for operation_N, magnitude_N in zip(operation_NK.T, magnitude_NK.T, strict=True):
+            matrix_N23 = affine_matrices(operation_N, magnitude_N, height, width)
+            name_N = np.array(NAMES)[operation_N]
+            layers.append(layer_numbers(name_N, magnitude_N, matrix_N23, height, width))
+        return {"layers": torch.stack(layers, 1)}
+
+    def apply_static(self, x_NCHW: Tensor, columns: Parameters, size: int) -> Tensor:  # noqa: ARG002
+        return apply_layers(as_levels(x_NCHW), columns["layers"]).to(torch.uint8)
 
 
 def apply_operations(x_NCHW: Tensor, operation_N: np.ndarray, magnitude_N: np.ndarray) -> Tensor:

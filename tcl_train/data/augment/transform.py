@@ -2,8 +2,14 @@
 
 Parameters are drawn on the CPU for all images of the global batch at once, so that every device
 and any number of processes see the same ones; each process applies those of its own rows. Which
-images an operation changes is decided on the CPU too, from the parameters: `apply` never waits for
+images an operation changes is decided on the CPU too, from the parameters: nothing here waits for
 the device.
+
+There are two forms. On the CPU, where arithmetic is what costs, `apply` picks out the images that
+an operation changes. On accelerators, where starting a kernel is what costs, `apply_static` carries
+out every operation on all images, with numbers or masks that leave some as they are: shapes depend
+on no draw, and all parameters come in one copy (:mod:`tcl_train.data.augment.block`). Both give the
+same images.
 
 N: views x images; M: some of them; C: channels (1 or 3); H, W: rows and columns; S: side of the
 output.
@@ -55,7 +61,52 @@ class Transform(ABC):
 
     @abstractmethod
     def apply(self, x_NCHW: Tensor, parameters: Parameters, size: int) -> Tensor:
-        """`size` is the side of the output, for transforms that crop."""
+        """`size` is the side of the output, for transforms that crop. The parameters are on the
+        host, or where the images are."""
+
+    def columns(self, parameters: Parameters, height: int, width: int, size: int) -> Parameters:  # noqa: ARG002
+        """What :meth:`apply_static` takes of images of `height` x `width`, worked out on the host
+        from what :meth:`draw` gave. Whole numbers below 2^24 in size."""
+        return parameters
+
+    def apply_static(self, x_NCHW: Tensor, columns: Parameters, size: int) -> Tensor:
+        """The same as :meth:`apply`, with the same kernels whatever was drawn; the columns are
+        where the images are."""
+        return self.apply(x_NCHW, columns, size)
+
+
+class OfChosen(Transform):
+    """A transform that changes the images which its parameter `choice` (N,) chooses, and leaves the
+    others as they are."""
+
+    choice: str
+    takes_levels = False  # uint8 as well, else they are made floats before
+
+    @abstractmethod
+    def change(self, x_NCHW: Tensor, parameters: Parameters, size: int) -> Tensor:
+        """Changes every image. The parameters are where the images are."""
+
+    def apply(self, x_NCHW: Tensor, parameters: Parameters, size: int) -> Tensor:
+        def changed(x_MCHW: Tensor, *values: Tensor) -> Tensor:
+            return self.change(x_MCHW, dict(zip(others, values, strict=True)), size)
+
+        others = {name: value for name, value in parameters.items() if name != self.choice}
+        return apply_to_chosen(
+            self._taken(x_NCHW), parameters[self.choice], changed, *others.values()
+        )
+
+    def apply_static(self, x_NCHW: Tensor, columns: Parameters, size: int) -> Tensor:
+        x_NCHW = self._taken(x_NCHW)
+        changed_NCHW = self.change(x_NCHW, columns, size)
+        return torch.where(by_image(columns[self.choice]), changed_NCHW, x_NCHW)
+
+    def _taken(self, x_NCHW: Tensor) -> Tensor:
+        return x_NCHW if self.takes_levels else as_float(x_NCHW)
+
+
+def by_image(value_N: Tensor) -> Tensor:
+    """One value an image, for all of its pixels: (N, 1, 1, 1)."""
+    return value_N[:, None, None, None]
 
 
 def uniform(g: torch.Generator, low: float, high: float, *shape: int) -> Tensor:
@@ -108,7 +159,12 @@ def as_float(x_NCHW: Tensor) -> Tensor:
 
 def as_uint8(x_NCHW: Tensor) -> Tensor:
     """uint8 in [0, 255]."""
-    return x_NCHW if x_NCHW.dtype == torch.uint8 else truncated((x_NCHW * 255).round_())
+    return x_NCHW if x_NCHW.dtype == torch.uint8 else truncated(as_levels(x_NCHW))
+
+
+def as_levels(x_NCHW: Tensor) -> Tensor:
+    """float32, whole numbers in [0, 255]."""
+    return x_NCHW.float() if x_NCHW.dtype == torch.uint8 else (x_NCHW * 255).round_()
 
 
 def truncated(x_NCHW: Tensor) -> Tensor:
