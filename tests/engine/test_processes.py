@@ -32,7 +32,7 @@ SETTINGS = {
     "chunks": ("chunk_size=8",),
     "chunks and group norm": ("chunk_size=8", "encoder.norm=group"),
     "a last chunk that is smaller": ("chunk_size=12", "method=class_rows", "loss=supcon"),
-    "batch norms of timm": ("encoder=timm", "encoder.name=mobilenetv3_small_050"),
+    "batch norms of timm": ("encoder=timm", "encoder.name=test_efficientnet"),
     "muon": ("optimizer=muon",),
     "several sizes": ("multicrop=small", "multicrop.small.count=2", "chunk_size=16"),
     "small blocks": ("loss=tcl",),
@@ -115,8 +115,10 @@ def test_several_processes_train_as_one(
 ) -> None:
     alone, together = (trained[setting, dtype, n] for n in (1, count))
     assert together["losses"] == pytest.approx(alone["losses"], rel=TOLERANCE[dtype])
-    # Projectors and predictors with batch norms make more of the last digits of float32.
-    several = 3 if setting.startswith("method") and dtype == "float32" else 1
+    # Projectors and predictors with batch norms make more of the last digits of float32, and so do
+    # the thirteen batch norms of timm's encoder, some of them over one pixel an image.
+    more = 3 if setting.startswith("method") else 10 if "timm" in setting else 1
+    several = more if dtype == "float32" else 1
     assert difference(together, alone) < several * TOLERANCE[dtype]
 
 

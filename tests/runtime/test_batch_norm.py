@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tcl_train.errors import RequestError
 from tcl_train.runtime.batch_norm import GlobalBatchNorm, use_global_statistics
 from tcl_train.runtime.processes import ALONE, Processes
 
@@ -77,3 +78,34 @@ def test_one_process_keeps_torchs_layers() -> None:
     use_global_statistics(model, Processes(0, 2))
     assert [type(layer) for layer in model] == [GlobalBatchNorm, GlobalBatchNorm, nn.GroupNorm]
     assert list(model.state_dict()) == names
+
+
+class WithActivation(nn.BatchNorm2d):
+    """As timm's: dropout and activation are parts of it."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.drop, self.act = nn.Identity(), nn.Hardswish()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.drop(super().forward(x)))
+
+
+def test_a_layer_with_an_activation_keeps_it() -> None:
+    torchs = WithActivation(4)
+    ours = copy.deepcopy(torchs)
+    use_global_statistics(ours, Processes(0, 2))
+    assert isinstance(ours, GlobalBatchNorm)
+    ours.processes = ALONE
+    x = inputs(6, 4, 3, 5, dtype=torch.float32)
+    torch.testing.assert_close(ours(x), torchs(x))
+    torch.testing.assert_close(ours.eval()(x), torchs.eval()(x))
+    assert ours.state_dict().keys() == torchs.state_dict().keys()
+
+
+def test_a_layer_that_is_not_known_is_refused_rather_than_left_to_each_process() -> None:
+    class Unknown(nn.BatchNorm2d):
+        pass
+
+    with pytest.raises(RequestError, match="several processes: Unknown cannot take"):
+        use_global_statistics(nn.Sequential(Unknown(2)), Processes(0, 2))
