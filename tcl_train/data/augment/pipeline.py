@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from tcl_train.data.augment.block import Block, columns_of, numbers_of, on_device
-from tcl_train.data.augment.geometry import HorizontalFlip, RandomResizedCrop
+from tcl_train.data.augment.geometry import HorizontalFlip, PadCrop, RandomResizedCrop
 from tcl_train.data.augment.transform import Parameters, Transform
 from tcl_train.data.normalize import Normalize, check_room
 
@@ -206,12 +206,12 @@ def is_static(device: torch.device) -> bool:
 def _steps(
     transforms: Sequence[Transform], parameters: Sequence[Parameters]
 ) -> list[tuple[Transform, Parameters]]:
-    """The transforms with their parameters. A resized crop does the flip that comes after it."""
+    """The transforms with their parameters. A crop does the flip that comes after it."""
     steps: list[tuple[Transform, Parameters]] = []
     for transform, values in zip(transforms, parameters, strict=True):
         if steps and isinstance(transform, HorizontalFlip):
             before, of_before = steps[-1]
-            if isinstance(before, RandomResizedCrop) and "flip" not in of_before:
+            if isinstance(before, RandomResizedCrop | PadCrop) and "flip" not in of_before:
                 steps[-1] = before, {**of_before, **values}
                 continue
         steps.append((transform, values))
