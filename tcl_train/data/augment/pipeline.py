@@ -22,6 +22,10 @@ from tcl_train.data.normalize import Normalize, check_room
 # other devices each part would cost kernel launches, so the batch is one part.
 VALUES_A_THREAD = 2**20
 
+# Options of torch.compile with which :meth:`Augment.apply_static` becomes the fewest loops: by
+# default expressions of more than 30 operations or 8 reads are put in memory.
+COMPILE_OPTIONS = {"realize_opcount_threshold": 1000, "realize_acc_reads_threshold": 100}
+
 # Where transforms are applied to the images that they change only; elsewhere in their static form.
 GROUPED_ON = ("cpu",)
 

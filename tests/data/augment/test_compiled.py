@@ -17,6 +17,7 @@ from torch import Tensor
 from tcl_train.cli.choices import config_dir
 from tcl_train.data.augment import Augment
 from tcl_train.data.augment.block import Block
+from tcl_train.data.augment.pipeline import COMPILE_OPTIONS
 from tcl_train.data.normalize import Normalize
 
 
@@ -39,30 +40,30 @@ def static_step(preset: str) -> tuple[Callable[[Tensor, list[Block]], Tensor], T
     return lambda x, blocks: augment.apply_static(x, blocks, views=2), x_BCSS, blocks
 
 
-@pytest.mark.parametrize("preset", ["simaug", "randaugment", "byol"])
+@pytest.mark.parametrize("preset", ["simaug", "randaugment"])
 def test_nothing_breaks_the_graph(preset: str) -> None:
     step, x_BCSS, blocks = static_step(preset)
     compiled = torch.compile(step, backend="eager", fullgraph=True)
     torch.testing.assert_close(compiled(x_BCSS, blocks), step(x_BCSS, blocks), rtol=0, atol=1e-5)
 
 
-# Of the count, loops that Inductor tries to put into one and then writes apart are counted twice.
-MOST_KERNELS = {"simaug": 12, "autoaugment": 17, "randaugment": 17}
+MOST_KERNELS = {"simaug": 12, "autoaugment": 12, "randaugment": 12}
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of the compiler's own
 @pytest.mark.parametrize("preset", MOST_KERNELS)
 def test_a_compiler_makes_few_kernels(preset: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Inductor's own count on the CPU. The kernels are generated and not compiled."""
+    """Inductor's own count on the CPU, where loops that it tries to put into one and then writes
+    apart are counted twice. The kernels are generated and not built."""
     from torch._inductor import async_compile, config, metrics
 
     def nothing(*_: Any, **__: Any) -> Callable[..., None]:
         return lambda *_: None
 
-    monkeypatch.setattr(config, "fx_graph_cache", False)
     monkeypatch.setattr(async_compile.AsyncCompile, "cpp_pybinding", nothing)
     metrics.reset()
     step, x_BCSS, blocks = static_step(preset)
-    torch.compile(step, fullgraph=True)(x_BCSS, blocks)
+    with config.patch(fx_graph_cache=False):
+        torch.compile(step, fullgraph=True, options=COMPILE_OPTIONS)(x_BCSS, blocks)
     assert 0 < metrics.generated_kernel_count <= MOST_KERNELS[preset]
