@@ -24,7 +24,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from torch import Tensor
-from torch._subclasses import FakeTensorMode
+from torch._subclasses import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -452,9 +452,9 @@ def _is_non_blocking(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -
 
 
 @pytest.fixture(scope="session")
-def fake_cuda() -> None:
+def fake_cuda() -> Iterator[None]:
     """Fake tensors on a GPU, on a machine that has none: older versions of torch look for a driver
-    all the same when such a tensor is filled."""
+    all the same when such a tensor is filled. None of them has memory to pin."""
     try:
         with FakeTensorMode():
             torch.empty(2, device="cuda").uniform_().copy_(torch.ones(2))
@@ -463,6 +463,12 @@ def fake_cuda() -> None:
             raise
         reason = str(error).splitlines()[0]
         pytest.skip(f"torch {torch.__version__} wants a driver for fake CUDA tensors: {reason}")
+    pin_memory = Tensor.pin_memory
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            Tensor, "pin_memory", lambda x: x if isinstance(x, FakeTensor) else pin_memory(x)
+        )
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from functools import cache, partial
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -79,7 +79,7 @@ class ColorJitter(Transform):
         share_N41 = blend_N43[..., 1:].sum(2, keepdim=True)  # of which one is 0
         ends_N42 = torch.tensor([0.0, 1.0]).expand(len(blend_N43), 4, 2)
         blend_N44 = torch.cat([blend_N43[..., :1], share_N41, ends_N42], 2)
-        place_N4 = static_places()[parameters["order"].unbind(1)]
+        place_N4 = STATIC_PLACES[parameters["order"].unbind(1)]
         nothing_4 = torch.tensor([1.0, 0.0, -math.inf, math.inf])
         blends = nothing_4.repeat(len(blend_N43), len(STATIC_ORDER), 1)
         return {
@@ -118,8 +118,7 @@ _SIDE = [SATURATION, SATURATION, CONTRAST, SATURATION, SATURATION]
 STATIC_ORDER = [*_SIDE, HUE, *_SIDE]
 
 
-@cache
-def static_places() -> Tensor:
+def _static_places() -> Tensor:
     """By order, its numbers as four indices, where its turns are in STATIC_ORDER: (4, 4, 4, 4, 4),
     the last dimension for the turns."""
     places = torch.zeros(4, 4, 4, 4, 4, dtype=torch.long)
@@ -130,6 +129,9 @@ def static_places() -> Tensor:
             place = STATIC_ORDER.index(standing, place + 1)
             places[order][turn] = place
     return places
+
+
+STATIC_PLACES = _static_places()
 
 
 def _jittered(x_NCHW: Tensor, blend_N43: Tensor, shift_N: Tensor, *, hue_turn: int) -> Tensor:

@@ -170,7 +170,8 @@ def resample(x_NCHW: Tensor, rows_NSH: Tensor, columns_NSW: Tensor) -> Tensor:
 
 
 class PadCrop(Transform):
-    """Zero padding on all sides, then a crop of the output size at a uniform position."""
+    """Zero padding on all sides, then a crop of the output size at a uniform position. The
+    parameters may hold those of a :class:`HorizontalFlip` that comes next."""
 
     def __init__(self, padding: int = 4) -> None:
         self.padding = checks.integer("padding", padding, at_least=0)
@@ -187,30 +188,43 @@ class PadCrop(Transform):
         return {"top": torch.rand(count, generator=g), "left": torch.rand(count, generator=g)}
 
     def columns(self, parameters: Parameters, height: int, width: int, size: int) -> Parameters:
-        """Where a crop begins in its padded image, counted row by row."""
+        """The first row and column of a crop in its padded image."""
         self.output_size(height, width, size)
-        height, width = height + 2 * self.padding, width + 2 * self.padding
-        top_N = (parameters["top"] * (height - size + 1)).long()
-        left_N = (parameters["left"] * (width - size + 1)).long()
-        return {"start": top_N * width + left_N}
+        share_N2 = torch.stack([parameters["top"], parameters["left"]], 1)
+        room_2 = torch.tensor([height, width]) + 2 * self.padding - size + 1
+        return {"start": (share_N2 * room_2).long()}
 
     def apply(self, x_NCHW: Tensor, parameters: Parameters, size: int) -> Tensor:
         columns = self.columns(parameters, x_NCHW.shape[2], x_NCHW.shape[3], size)
-        start_N = columns["start"].to(x_NCHW.device, non_blocking=True)
-        return self.apply_static(x_NCHW, {"start": start_N}, size)
-
-    def apply_static(self, x_NCHW: Tensor, columns: Parameters, size: int) -> Tensor:
         padded_NCHW = F.pad(x_NCHW, [self.padding] * 4)
         n, c, h, w = padded_NCHW.shape
         device = x_NCHW.device
+        top_N, left_N = columns["start"].to(device, non_blocking=True).unbind(1)
         # Every `size` neighbours in memory are a row of this view, so that the crop's rows are
         # picked out by where they begin: an index a row instead of one a pixel.
         starts = n * c * h * w - size + 1
         run_PS = padded_NCHW.view(-1).as_strided((starts, size), (1, 1))
-        channel_NC1 = torch.arange(0, n * c * h * w, h * w, device=device).view(n, c, 1)
-        row_S = torch.arange(0, size * w, w, device=device)
-        start_NCS = channel_NC1 + columns["start"][:, None, None] + row_S
-        return run_PS.index_select(0, start_NCS.view(-1)).view(n, c, size, size)
+        channel_NC1 = torch.arange(n * c, device=device).view(n, c, 1) * h
+        row_NCS = channel_NC1 + top_N[:, None, None] + torch.arange(size, device=device)
+        start_NCS = row_NCS * w + left_N[:, None, None]
+        cropped_NCSS = run_PS.index_select(0, start_NCS.view(-1)).view(n, c, size, size)
+        if "flip" in parameters:
+            return HorizontalFlip().apply(cropped_NCSS, {"flip": parameters["flip"]}, size)
+        return cropped_NCSS
+
+    def apply_static(self, x_NCHW: Tensor, columns: Parameters, size: int) -> Tensor:
+        n, c = x_NCHW.shape[:2]
+        device = x_NCHW.device
+        place_N2S = columns["start"][:, :, None] + torch.arange(size, device=device)
+        rows_NS, columns_NS = place_N2S.unbind(1)
+        columns_NS = mirrored(columns_NS, columns.get("flip"))
+        image_N111 = torch.arange(n, device=device)[:, None, None, None]
+        channel_C11 = torch.arange(c, device=device)[:, None, None]
+        # The padding and the index are one loop where this is compiled.
+        padded_NCHW = F.pad(x_NCHW, [self.padding] * 4)
+        return padded_NCHW[
+            image_N111, channel_C11, rows_NS[:, None, :, None], columns_NS[:, None, None]
+        ]
 
 
 class HorizontalFlip(OfChosen):

@@ -32,6 +32,7 @@ NOTHING = {
     "less_if_grey": 0.0,
     "step": 1.0,  # of which levels become multiples
     "inverted": NEVER,  # the level from which on they are inverted
+    "extremes": 0.0,  # 1 where a channel's lowest and highest level are asked for
     "least_span": NEVER,  # channels of a larger span of levels are stretched
     "least_step": NEVER,  # channels of a larger step are equalized
 }
@@ -56,6 +57,7 @@ def layer_numbers(
     put("step", 2 ** (8 - np.trunc(magnitude_N)), "Posterize")
     put("inverted", magnitude_N, "Solarize")
     put("inverted", 0, "Invert")
+    put("extremes", 1, "AutoContrast", "Equalize")
     put("least_span", 0, "AutoContrast")
     put("least_step", 0, "Equalize")
     levels_NO = torch.from_numpy(np.stack(list(number_N.values()), 1).astype(np.float32))
@@ -75,7 +77,8 @@ def apply_layers(x_NCHW: Tensor, numbers_NKO: Tensor) -> Tensor:
 def _apply_layer(x_NCHW: Tensor, numbers_NO: Tensor, rim_HW: Tensor) -> Tensor:
     matrix_N6, levels_NO = numbers_NO.split([6, len(NOTHING)], 1)
     number = dict(zip(NOTHING, map(by_image, levels_NO.unbind(1)), strict=True))
-    low_NC, high_NC = x_NCHW.flatten(2).aminmax(dim=2)
+    # Of the other images 0: a compiler puts only what differs by image in the mean's loop.
+    low_NC, high_NC = (x_NCHW * number["extremes"]).flatten(2).aminmax(dim=2)
     table_NCHW, step_NC11 = _equalized(x_NCHW, high_NC)
     low_NC11, scale_NC11 = _stretching(low_NC, high_NC, number["least_span"])
     other_NCHW = _blended_with(x_NCHW, number)
@@ -98,8 +101,8 @@ def _apply_layer(x_NCHW: Tensor, numbers_NO: Tensor, rim_HW: Tensor) -> Tensor:
 def _blended_with(x_NCHW: Tensor, number: dict[str, Tensor]) -> Tensor:
     """The luma, its mean or the smoothed image, whichever has the share 1; else black."""
     luma_N1HW = luma(x_NCHW)
-    mean_N111 = luma_N1HW.mean((1, 2, 3), keepdim=True)
-    other_NCHW = torch.addcmul(mean_N111 * number["mean"], luma_N1HW, number["luma"])
+    mean_NC11 = luma_N1HW.expand_as(x_NCHW).mean((2, 3), keepdim=True)  # as the extremes
+    other_NCHW = torch.addcmul(mean_NC11 * number["mean"], luma_N1HW, number["luma"])
     around_NCHW = F.avg_pool2d(x_NCHW, 3, stride=1, padding=1, divisor_override=1)
     smooth_NCHW = around_NCHW.add_(x_NCHW, alpha=4).div_(13).round_()
     return torch.addcmul(other_NCHW, smooth_NCHW, number["smooth"])

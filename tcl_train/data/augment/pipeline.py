@@ -14,13 +14,17 @@ import torch
 from torch import Tensor
 
 from tcl_train.data.augment.block import Block, columns_of, numbers_of, on_device
-from tcl_train.data.augment.geometry import HorizontalFlip, RandomResizedCrop
+from tcl_train.data.augment.geometry import HorizontalFlip, PadCrop, RandomResizedCrop
 from tcl_train.data.augment.transform import Parameters, Transform
 from tcl_train.data.normalize import Normalize, check_room
 
 # On the CPU, a batch is processed in parts that fit in the cache: this many values per thread. On
 # other devices each part would cost kernel launches, so the batch is one part.
 VALUES_A_THREAD = 2**20
+
+# Options of torch.compile with which :meth:`Augment.apply_static` becomes the fewest loops: by
+# default expressions of more than 30 operations or 8 reads are put in memory.
+COMPILE_OPTIONS = {"realize_opcount_threshold": 1000, "realize_acc_reads_threshold": 100}
 
 # Where transforms are applied to the images that they change only; elsewhere in their static form.
 GROUPED_ON = ("cpu",)
@@ -206,12 +210,12 @@ def is_static(device: torch.device) -> bool:
 def _steps(
     transforms: Sequence[Transform], parameters: Sequence[Parameters]
 ) -> list[tuple[Transform, Parameters]]:
-    """The transforms with their parameters. A resized crop does the flip that comes after it."""
+    """The transforms with their parameters. A crop does the flip that comes after it."""
     steps: list[tuple[Transform, Parameters]] = []
     for transform, values in zip(transforms, parameters, strict=True):
         if steps and isinstance(transform, HorizontalFlip):
             before, of_before = steps[-1]
-            if isinstance(before, RandomResizedCrop) and "flip" not in of_before:
+            if isinstance(before, RandomResizedCrop | PadCrop) and "flip" not in of_before:
                 steps[-1] = before, {**of_before, **values}
                 continue
         steps.append((transform, values))

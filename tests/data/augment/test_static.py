@@ -291,10 +291,8 @@ def test_a_preset_starts_few_kernels(
     channels: int,
     b: int,
     count_launches: Any,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The first step also makes the constants of the normalisation."""
-    monkeypatch.setattr(Tensor, "pin_memory", lambda x: x)  # which wants a driver
     augment = build(preset, channels, 32)
     drawn = augment.draw(b, 32, 32, views=2, generator=seeded(0))
     with FakeTensorMode(allow_non_fake_inputs=True):
@@ -310,9 +308,8 @@ def test_a_preset_starts_few_kernels(
 
 
 def test_groups_of_views_in_chunks_need_one_copy(
-    count_launches: Any, monkeypatch: pytest.MonkeyPatch
+    count_launches: Any,
 ) -> None:
-    monkeypatch.setattr(Tensor, "pin_memory", lambda x: x)
     views = plan("simaug")
     places_B = torch.arange(8)
     with FakeTensorMode(allow_non_fake_inputs=True):
