@@ -11,6 +11,7 @@ derived (the stem, the mean, the steps) is worked out where it is built.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -39,19 +40,24 @@ from tcl_train.engine.gradients import Gradients
 from tcl_train.engine.nonfinite import NonFinite
 from tcl_train.engine.optimizers import Optimizer
 from tcl_train.engine.schedule import Schedule, by_epoch
-from tcl_train.errors import RequestError
+from tcl_train.errors import RequestError, few
 from tcl_train.evaluation.evaluate import Evaluator
 from tcl_train.evaluation.knn import KNN
 from tcl_train.evaluation.monitor import MONITORS, Monitor
 from tcl_train.evaluation.probe import Probe
-from tcl_train.methods.method import Method
+from tcl_train.methods.method import Method, embedding_dim
 from tcl_train.models.encoder import Encoder
+from tcl_train.models.imagenet import imagenet_weights
+from tcl_train.models.weights import load_weights
 from tcl_train.run import checkpoint
 from tcl_train.run.directory import RunDir
+from tcl_train.run.weights_file import read_weights
 from tcl_train.runtime.batch_norm import use_global_statistics
 from tcl_train.runtime.device import DEVICES, PRECISIONS, Runtime, available_cpus
 from tcl_train.runtime.processes import ALONE, Processes
 from tcl_train.runtime.randomness import DRAWS, EarlierSeed, generator, seeded
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,6 +264,7 @@ def build_run(
     if resume_from is not None:
         found = checkpoint.load_newest(resume_from, needed=Trainer.PARTS)
     path, state = (None, None) if found is None else found
+    weights = read_initial_weights(config) if state is None else None  # the checkpoint has them all
     runtime = Runtime(
         device=settings.device,
         precision=settings.precision if state is None else state["runtime"]["precision"],
@@ -272,10 +279,13 @@ def build_run(
     data = with_validation(data, settings)
     with _as_request_error(""):
         data = data.with_labels_of(settings.labelled, generator(settings.seed, "labelled"))
-    trainer = _build_trainer(config, settings, loss=loss, data=data, runtime=runtime)
+    trainer = _build_trainer(
+        config, settings, loss=loss, data=data, runtime=runtime, weights=weights
+    )
     if state is not None:
         _check_same_data(state, trainer)
         _restore(trainer, state, path)
+    # Untrained is untrained: without what encoder.weights gives.
     make_untrained = partial(build_encoder, config, image_size=data.image_size)
     evaluator = Evaluator(
         data=data,
@@ -318,6 +328,7 @@ def _build_trainer(
     loss: nn.Module,
     data: DataSet,
     runtime: Runtime,
+    weights: Weights,
 ) -> Trainer:
     """All that pretraining needs, at step 0."""
     cut, groups = cut_where_read(build_views(config, settings, data), data.pretrain)
@@ -332,7 +343,8 @@ def _build_trainer(
         places=shares.places(),
         order=_epoch_order(config, settings, data.pretrain),
     )
-    encoder = build_encoder(config, image_size=data.image_size)
+    with runtime.processes.first_of_machine_alone("weights"):  # it downloads
+        encoder = build_initial_encoder(config, image_size=data.image_size, weights=weights)
     method = build_method(config, encoder=encoder, loss=loss, num_classes=len(data.classes))
     runtime.prepare(method, encoder)
     use_global_statistics(method, runtime.processes)
@@ -413,6 +425,79 @@ def _restore(trainer: Trainer, state: dict[str, Any], path: Path | None) -> None
         ) from error
 
 
+@dataclass(frozen=True, kw_only=True)
+class Embedder:
+    """What computes features of images elsewhere than in a data set.
+
+    module: (N, 3, S, S) -> (N, dim). normalize: as in pretraining. step: see :class:`Evaluation`.
+    """
+
+    module: nn.Module
+    dim: int
+    normalize: Normalize
+    runtime: Runtime
+    step: int
+
+
+PROJECTOR = "projector"
+LAYERS = ("encoder", PROJECTOR)
+
+
+def build_embedder(
+    run: str | Path,
+    *,
+    layer: str = "encoder",
+    device: str = "auto",
+    precision: str | None = None,
+    trust: Sequence[str] = (),
+    processes: Processes = ALONE,
+) -> Embedder:
+    """The trained encoder of a run, or with layer=projector both.
+
+    precision: None is the run's.
+
+    Raises:
+        RequestError: as :func:`load_encoder`, and where there is no such layer or device.
+    """
+    run_dir = RunDir(run)
+    config = run_dir.read_config(trust)
+    state = checkpoint.load(run_dir.last_checkpoint, needed=ENCODER_PARTS)
+    encoder = restore_encoder(config, state)
+    module: nn.Module = encoder
+    dim = encoder.feature_dim
+    if layer == PROJECTOR:
+        projector = restore_projector(config, state, encoder.feature_dim)
+        module, dim = nn.Sequential(encoder, projector), embedding_dim(encoder, projector)
+    precision = config.get("precision", "auto") if precision is None else precision
+    runtime = Runtime(device=device, precision=precision, compile=False, processes=processes)
+    return Embedder(
+        module=runtime.place(module).eval(),
+        dim=dim,
+        normalize=Normalize(size=encoder.image_size, mean=encoder.mean, std=encoder.std),
+        runtime=runtime,
+        step=state["step"],
+    )
+
+
+def restore_projector(config: DictConfig, state: Mapping[str, Any], feature_dim: int) -> nn.Module:
+    projector = build_projector(config, feature_dim=feature_dim)
+    weights = _below(PROJECTOR, state["method"])
+    try:
+        projector.load_state_dict(weights)
+    except RuntimeError as error:
+        raise RequestError(
+            f"features={PROJECTOR}: method={config.names.method} has trained none; give "
+            "features=encoder"
+        ) from error
+    return projector
+
+
+def _below(part: str, state: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of one part of a module, under the keys that they have in it."""
+    prefix = f"{part}."
+    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+
+
 ENCODER_PARTS = ("method", "about")  # of a checkpoint
 
 
@@ -440,22 +525,14 @@ def restore_encoder(config: DictConfig, state: dict[str, Any]) -> Encoder:
     about = state["about"]
     encoder = build_encoder(config, image_size=about["image_size"])
     try:
-        encoder.load_state_dict(weights_below("encoder.", state))
+        encoder.load_state_dict(_below("encoder", state["method"]))
     except RuntimeError as error:
         raise RequestError(
             f"the checkpoint does not fit its config's encoder ({str(error).splitlines()[0]})"
         ) from error
     encoder.mean, encoder.std = tuple(about["mean"]), tuple(about["std"])
+    encoder.image_size, encoder.classes = about["image_size"], tuple(about["classes"])
     return encoder.eval()
-
-
-def weights_below(prefix: str, state: dict[str, Any]) -> dict[str, Any]:
-    """Of a loaded checkpoint's method, those whose names begin so, without it."""
-    return {
-        key.removeprefix(prefix): value
-        for key, value in state["method"].items()
-        if key.startswith(prefix)
-    }
 
 
 # ------------------------------------------------------------------ single parts
@@ -553,10 +630,47 @@ def _check_views(place: str, augment: Augment, data: DataSet, sizes: Iterable[in
         raise RequestError(f"{place}{error}") from error
 
 
+WEIGHTS = "weights"  # of the encoder, which its function is not given
+IMAGENET = "imagenet"
+
+# What encoder.weights names: IMAGENET, or what a file or a run holds; None: nothing.
+Weights = str | Mapping[str, Any] | None
+
+
 def build_encoder(config: DictConfig, *, image_size: int) -> Encoder:
-    """With the initial weights that the seed decides."""
+    """Untrained, with the weights that the seed decides; encoder.weights is left aside."""
+    node = config.encoder
+    if WEIGHTS in node:
+        node = OmegaConf.masked_copy(node, [key for key in node if key != WEIGHTS])
     with seeded(run_seed(config), "encoder"):
-        return _build("encoder", config.encoder, image_size)
+        return _build("encoder", node, image_size)
+
+
+def read_initial_weights(config: DictConfig) -> Weights:
+    """What encoder.weights names. Raises RequestError where that is neither a file nor a run."""
+    given = config.encoder.get(WEIGHTS)  # which earlier versions and others' encoders lack
+    if given is None or given == IMAGENET:
+        return given
+    if not isinstance(given, str):
+        raise RequestError(f"encoder.weights={given}: give imagenet, a FILE or a run directory")
+    return read_weights(given)
+
+
+def build_initial_encoder(config: DictConfig, *, image_size: int, weights: Weights) -> Encoder:
+    """As pretraining starts with it: with these weights where there are any. Raises RequestError
+    where they don't fit."""
+    encoder = build_encoder(config, image_size=image_size)
+    if weights is None:
+        return encoder
+    given = f"encoder.weights={config.encoder[WEIGHTS]}"
+    with _as_request_error(given):
+        if weights == IMAGENET:
+            weights = imagenet_weights(getattr(encoder, "architecture", None), image_size)
+        assert isinstance(weights, Mapping)
+        skipped = load_weights(encoder, weights)
+    left_out = f"; skipped: {few(skipped)}" if skipped else ""
+    log.info("%s: the encoder starts from these weights%s", given, left_out)
+    return encoder
 
 
 def build_projector(config: DictConfig, *, feature_dim: int) -> nn.Module:

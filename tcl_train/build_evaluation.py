@@ -19,11 +19,13 @@ from tcl_train.build import (
     build_augment,
     build_data,
     build_encoder,
+    build_initial_encoder,
     build_probe,
     build_projector,
+    read_initial_weights,
     read_settings,
     restore_encoder,
-    weights_below,
+    restore_projector,
     with_validation,
 )
 from tcl_train.data.dataset import DataSet, difference
@@ -67,7 +69,7 @@ def build_evaluation(
 
     Args:
         config: a run's, or a composed one.
-        path: the checkpoint; None: the encoder is as the config builds it.
+        path: the checkpoint; None: the encoder is as pretraining would start with it.
         features: `encoder`, or `projector`: of the projector's output.
         untrained: whether an untrained encoder is measured, too.
         further: measures beside those that every evaluation has.
@@ -79,6 +81,7 @@ def build_evaluation(
     settings, probe = all_parts(partial(read_settings, config), partial(build_probe, config))
     state = None if path is None else checkpoint.load(path, needed=ENCODER_PARTS)
     encoder = None if state is None else _restore_part(config, state, features)
+    weights = read_initial_weights(config) if state is None else None
     runtime = Runtime(device=settings.device, precision=settings.precision, compile=False)
     data = with_validation(build_data(config, supervised=True), settings)
     if data.train is None or data.test is None:
@@ -88,7 +91,7 @@ def build_evaluation(
         )
     image_size = data.image_size if state is None else state["about"]["image_size"]
     if encoder is None:
-        encoder = _untrained(config, features, image_size)
+        encoder = build_initial_encoder(config, image_size=image_size, weights=weights)
     for measure in further:
         measure.check(data)
     if state is not None and data.image_size != image_size:
@@ -137,19 +140,7 @@ def _restore_part(config: DictConfig, state: dict[str, Any], features: str) -> n
     encoder = restore_encoder(config, state)
     if features == "encoder":
         return encoder
-    projector = build_projector(config, feature_dim=encoder.feature_dim)
-    weights = weights_below("projector.", state)
-    if not weights:
-        raise RequestError(
-            f"features=projector: method={config.names.get('method')} with projector="
-            f"{config.names.get('projector')} has none; give features=encoder"
-        )
-    try:
-        projector.load_state_dict(weights)
-    except RuntimeError as error:
-        raise RequestError(
-            f"the checkpoint does not fit its config's projector ({str(error).splitlines()[0]})"
-        ) from error
+    projector = restore_projector(config, state, encoder.feature_dim)
     return nn.Sequential(encoder, projector).eval()
 
 

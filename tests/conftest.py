@@ -236,6 +236,33 @@ def on_few_digits(few_digits: DataSet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(configs, "build_data", lambda *_, **__: few_digits)
 
 
+@pytest.fixture(scope="session")
+def untrained_run(
+    few_digits: DataSet, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Path]:
+    """`untrained_run("encoder=resnet18", size=32)`: the directory of a run at its first step, whose
+    encoder has seen a batch of random images of this size, so that it has statistics. Each is made
+    once; nobody may write into it."""
+    from tcl_train.build import build_run
+    from tcl_train.run.checkpoint import Checkpoints
+
+    root = tmp_path_factory.mktemp("untrained")
+
+    def make(*words: str, size: int = 8) -> Path:
+        run_dir = RunDir(root / f"{size} {' '.join(words)}")
+        if not run_dir.started:
+            config = _compose_tiny("batch_size=32", *words)
+            data = dataclasses.replace(few_digits, image_size=size)
+            trainer = build_run(config, data=data).trainer
+            g = torch.Generator().manual_seed(3)
+            trainer.method.train()(torch.randn(8, 3, size, size, generator=g), torch.arange(8) % 4)
+            run_dir.claim(config)
+            Checkpoints(run_dir.checkpoints, every=1, keep=1).save(trainer.state_dict())
+        return run_dir.path
+
+    return make
+
+
 # ------------------------------------------------------------------ commands
 
 
@@ -289,7 +316,7 @@ def _one_line(err: str) -> str:
     lines = err.splitlines()
     assert len(lines) == 1, err
     name, _, message = lines[0].partition(": ")
-    assert name in ("tcl-train", "tcl-eval")
+    assert name in ("tcl-train", "tcl-eval", "tcl-export", "tcl-embed")
     assert message
     assert "Traceback" not in err
     return message

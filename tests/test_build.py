@@ -147,7 +147,7 @@ def test_what_is_no_method_is_refused(tiny: DictConfig, target: Any, named: str)
             lambda config: configs.build_encoder(config, image_size=8),
             "encoder.stem",
             "big",
-            "encoder: stem must be one of auto, small, patch, cosine, imagenet, got 'big'",
+            "encoder: stem must be one of auto, small, padded, patch, cosine, imagenet, got 'big'",
         ),
     ],
 )

@@ -90,6 +90,7 @@ STORED = {
     "tcl_train.models.resnet50": {"stem"},
     "tcl_train.models.resnet56": THIN,
     "tcl_train.models.resnet8": THIN,
+    "tcl_train.models.timm_encoder": {"name", "stem"},
 }
 
 

@@ -14,7 +14,9 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from tcl_train.cli.embed import embed_command
 from tcl_train.cli.evaluate import evaluate_command
+from tcl_train.cli.export import export_command
 from tcl_train.cli.failures import explained, traceback_wanted
 from tcl_train.cli.streams import forgiving_streams
 from tcl_train.cli.train import train_command
@@ -38,6 +40,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def main_eval(arguments: Sequence[str] | None = None) -> int:
     """`tcl-eval`; returns the exit status."""
     return _guarded("tcl-eval", evaluate_command, arguments)
+
+
+def main_export(arguments: Sequence[str] | None = None) -> int:
+    """`tcl-export`; returns the exit status."""
+    return _guarded("tcl-export", export_command, arguments)
+
+
+def main_embed(arguments: Sequence[str] | None = None) -> int:
+    """`tcl-embed`; returns the exit status."""
+    return _guarded("tcl-embed", embed_command, arguments)
 
 
 def _guarded(name: str, command: Command, arguments: Sequence[str] | None) -> int:

@@ -14,14 +14,14 @@ from omegaconf import DictConfig, OmegaConf
 
 from tcl_train import __version__
 from tcl_train.build_evaluation import Evaluation, build_evaluation
-from tcl_train.commands.result import about_data, encoder_parameters, how_scored
+from tcl_train.commands.result import about_data, encoder_name, encoder_parameters, how_scored
 from tcl_train.errors import RequestError, few
 from tcl_train.evaluation.evaluate import Measured
 from tcl_train.evaluation.measure import FurtherMeasure
 from tcl_train.run.directory import RunDir
 from tcl_train.runtime.code_version import git_commit
 from tcl_train.runtime.device import device_name
-from tcl_train.runtime.files import write_json
+from tcl_train.runtime.files import free_name, write_json
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ def evaluate_again(
     parts = [names.dataset, names.probe]
     parts += [wanted.features] if wanted.features != "encoder" else []
     parts += [checkpoint.stem] if wanted.checkpoint != "last" else []
-    path = _free(run_dir.evaluations, "-".join(parts), ".json")
+    path = free_name(run_dir.evaluations / f"{'-'.join(parts)}.json")
     _write(path, result, measured)
     log.info("%s in %s", _summary(result), path)
     return result
@@ -88,7 +88,7 @@ def evaluate_encoder(config: DictConfig, out: str | None, wanted: Wanted) -> dic
     Raises:
         RequestError: a result is there already, there are no labels, or a value is wrong.
     """
-    folder = RunDir(_free(OUTPUTS, f"{config.names.dataset}-{config.names.encoder}"))
+    folder = RunDir(free_name(OUTPUTS / f"{config.names.dataset}-{config.names.encoder}"))
     if out is not None:
         folder = RunDir(out)
         if folder.started or folder.finished:
@@ -112,7 +112,7 @@ def _about_encoder(evaluation: Evaluation) -> dict[str, Any]:
         "image_size": evaluation.data.image_size,
         "loss": {"name": "none"},
         "method": {"name": "none"},
-        "encoder": config.names.encoder,
+        "encoder": encoder_name(config),
         "encoder_parameters": encoder_parameters(config),
         "epochs": 0,
         "steps": 0,
@@ -149,15 +149,6 @@ def _write(path: Path, result: dict[str, Any], measured: Measured, npz: Path | N
         write_json(path, result)
     except OSError as error:
         raise RequestError(f"{path}: cannot be written ({error.strerror})") from error
-
-
-def _free(folder: Path, stem: str, ending: str = "") -> Path:
-    """The first of stem, stem-2, ... that is not there."""
-    path, number = folder / f"{stem}{ending}", 1
-    while path.exists():
-        number += 1
-        path = folder / f"{stem}-{number}{ending}"
-    return path
 
 
 def _summary(result: Mapping[str, Any]) -> str:

@@ -38,7 +38,8 @@ def assemble_result(
         "labelled": settings.labelled,
         "views": settings.views,
         "view_size": settings.view_size,
-        "encoder": names.encoder,
+        "encoder": encoder_name(config),
+        "encoder_parameters": _parameters(config.encoder),
         "projector": names.projector,
         "processes": trainer.runtime.processes.count,
         "lr": settings.lr,
@@ -103,6 +104,12 @@ def summary_line(result: dict[str, Any], run_dir: RunDir) -> str:
 
 def encoder_parameters(config: DictConfig) -> dict[str, Any]:
     return _parameters(config.encoder)
+
+
+def encoder_name(config: DictConfig) -> str:
+    """That of the choice; of a library's encoder also its name there: `timm resnet18d`."""
+    own = config.encoder.get("name")
+    return config.names.encoder if own is None else f"{config.names.encoder} {own}"
 
 
 def _parameters(node: DictConfig) -> dict[str, Any]:

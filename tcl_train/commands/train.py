@@ -14,7 +14,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from tcl_train.build import Run, build_run
-from tcl_train.commands.result import assemble_result, summary_line
+from tcl_train.commands.result import assemble_result, encoder_name, summary_line
 from tcl_train.data.augment.picture import picture_of_views
 from tcl_train.data.dataset import difference
 from tcl_train.engine.fit import Trainer
@@ -133,7 +133,7 @@ def _log_plan(run: Run) -> None:
         names.dataset,
         len(run.data.pretrain),
         len(run.data.classes),
-        names.encoder,
+        encoder_name(run.config),
         trainer.method.get_submodule("loss"),
         trainer.epochs,
         trainer.loader.steps_per_epoch,

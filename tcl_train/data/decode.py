@@ -233,7 +233,7 @@ def rgb(image: Image.Image) -> Image.Image:
         image = Image.fromarray(eight_bits(np.asarray(image)))
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # as Pillow asks for, in a warning
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _number_type(image: Image.Image) -> type | None:

@@ -102,7 +102,7 @@ def image_folder(
         short_side = _median_short_side(sizes)
         image_size = min(short_side, LARGEST_IMAGE_SIZE)
         log.info("%s: images are seen at %d x %d pixels", folder, image_size, image_size)
-    size = _stored_size(image_size, short_side)
+    size = stored_size(image_size, short_side)
 
     needed = 3 * size * size * (len(train) + (0 if test is None else len(test)))
     in_memory = needed <= options.memory_limit_gb * 2**30
@@ -155,8 +155,9 @@ def _mostly_square(sizes: list[tuple[int, int]]) -> bool:
     return square >= len(sizes) / 2
 
 
-def _stored_size(image_size: int, short_side: int | None) -> int:
-    """Small images are stored as they are seen, large ones with a margin for crops."""
+def stored_size(image_size: int, short_side: int | None = None) -> int:
+    """The side at which images are decoded that are seen at `image_size`: small ones as they are
+    seen, large ones with a margin for crops. short_side: what most of them have; None: enough."""
     if image_size < LARGEST_IMAGE_SIZE:
         return image_size
     with_margin = round(image_size * STORED_MARGIN)

@@ -11,6 +11,7 @@ from tcl_train.models.resnet import (
     resnet56,
     resnet101,
 )
+from tcl_train.models.timm import timm_encoder
 
 __all__ = [
     "linear",
@@ -24,4 +25,5 @@ __all__ = [
     "resnet50",
     "resnet56",
     "resnet101",
+    "timm_encoder",
 ]

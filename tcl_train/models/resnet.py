@@ -14,14 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tcl_train import checks
-from tcl_train.models.encoder import Encoder
+from tcl_train.models.encoder import Architecture, Encoder
 from tcl_train.models.norm import norm_layer
 from tcl_train.models.stem import build_stem, choose_stem
 
 NormLayer = Callable[[int], nn.Module]
 
 
-def _initialise(module: nn.Module) -> None:
+def initialise(module: nn.Module) -> None:
     """He initialisation by fan-out, as torchvision does."""
     for part in module.modules():
         if isinstance(part, nn.Conv2d):
@@ -51,7 +51,8 @@ def wide_resnet(name: str, image_size: int, *, stem: str = "auto", norm: str = "
         encoder.conv1, encoder.bn1, encoder.maxpool = build_stem(
             stem, image_size, channels, norm=norm
         )
-        _initialise(encoder.conv1)
+        initialise(encoder.conv1)
+    encoder.architecture = Architecture("torchvision", name, stem, norm)
     return encoder
 
 
@@ -170,7 +171,9 @@ class ThinResNet(Encoder):
         if feature_dim is not None:
             self.widen = Widening(4 * width, feature_dim, self.norm_layer)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
-        _initialise(self)
+        initialise(self)
+        name = f"resnet{depth}"
+        self.architecture = Architecture("tcl_train", name, choose_stem(stem, image_size), norm)
 
     def _stage(self, in_channels: int, channels: int, blocks: int, *, stride: int) -> nn.Sequential:
         shortcut: nn.Module | None = None

@@ -3,7 +3,9 @@
 `imagenet` is 7x7, stride 2, then a 3x3 max-pool with stride 2; `small` is 3x3, stride 1, no pool,
 for small images; `patch` is 4x4, stride 2, no pool, for small images and little time: later layers
 cost a quarter of what they cost after `small`. `cosine` is `patch` with fixed filters, which saves
-the stem's backward pass. `auto` takes `small` for images up to 64 pixels, else `imagenet`.
+the stem's backward pass. `padded` is `small` with a border of two pixels, as in solo-learn's
+encoders of CIFAR, for their weights. `auto` takes `small` for images up to 64 pixels, else
+`imagenet`.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ from torch import Tensor, nn
 from tcl_train import checks
 from tcl_train.models.norm import norm_layer
 
-STEMS = ("auto", "small", "patch", "cosine", "imagenet")
+STEMS = ("auto", "small", "padded", "patch", "cosine", "imagenet")
+SIDE_STRIDE_PADDING = {"small": (3, 1, 1), "padded": (3, 1, 2), "patch": (4, 2, 1)}
 LARGEST_IMAGE_FOR_SMALL_STEM = 64
 
 
@@ -49,9 +52,13 @@ def build_stem(stem: str, image_size: int, channels: int, *, norm: str = "batch"
     if stem == "imagenet":
         pool = nn.MaxPool2d(3, stride=2, padding=1)
         return Stem(nn.Conv2d(3, channels, 7, stride=2, padding=3, bias=False), layer, pool)
-    side, stride = (3, 1) if stem == "small" else (4, 2)
-    convolution = nn.Conv2d(3, channels, side, stride=stride, padding=1, bias=False)
-    return Stem(convolution, layer, nn.Identity())
+    return Stem(first_convolution(stem, channels), layer, nn.Identity())
+
+
+def first_convolution(stem: str, channels: int) -> nn.Conv2d:
+    """That of a stem without a pool, before its normalisation."""
+    side, stride, padding = SIDE_STRIDE_PADDING[stem]
+    return nn.Conv2d(3, channels, side, stride=stride, padding=padding, bias=False)
 
 
 class CosinePatches(nn.Module):

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from logging.handlers import MemoryHandler
-from typing import Any
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
@@ -20,12 +20,14 @@ from tcl_train.run.directory import RunDir
 PACKAGE = logging.getLogger("tcl_train")
 
 
-def progress_bar(*, total: int, done: int, unit: str = "step") -> Any:
-    """A tqdm bar with the time left; silent where the output is not a terminal."""
+def progress_bar(*, total: int, done: int, unit: str = "step", file: TextIO | None = None) -> Any:
+    """A tqdm bar with the time left; silent where the output is not a terminal. file: where it is
+    written; None: to standard error."""
     return tqdm(
         total=total,
         initial=done,
         unit=unit,
+        file=file,
         disable=not sys.stderr.isatty(),
         dynamic_ncols=True,
         leave=False,

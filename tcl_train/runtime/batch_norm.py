@@ -14,20 +14,40 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tcl_train.autograd import ClosedForm, first_derivative
+from tcl_train.errors import RequestError
 from tcl_train.runtime.processes import ALONE, Processes
 
 
 def use_global_statistics(module: nn.Module, processes: Processes) -> None:
     """Batch norms of the module take their statistics over all processes from now on, in place;
-    parameters and state-dict keys stay as they are. Every process must have as many rows."""
+    parameters and state-dict keys stay as they are. Every process must have as many rows.
+
+    Raises:
+        RequestError: a layer normalises over the batch in a way that is not known here.
+    """
     if processes.count == 1:
         return
     for part in module.modules():
+        if not isinstance(part, nn.modules.batchnorm._BatchNorm):
+            continue
+        on_gpu = part.running_mean is not None and part.running_mean.device.type == "cuda"
         if type(part) in (nn.BatchNorm1d, nn.BatchNorm2d):
-            on_gpu = part.running_mean is not None and part.running_mean.device.type == "cuda"
             part.__class__ = nn.SyncBatchNorm if on_gpu else GlobalBatchNorm
-            part.process_group = None  # type: ignore[assignment]
-            part.processes = processes  # type: ignore[assignment]
+        elif _has_activation(part):
+            part.__class__ = SyncBatchNormAct if on_gpu else GlobalBatchNormAct
+        else:
+            raise RequestError(
+                f"several processes: {type(part).__name__} cannot take its statistics over all of "
+                "them; train with one process, or give another encoder"
+            )
+        part.process_group = None  # type: ignore[assignment]
+        part.processes = processes  # type: ignore[assignment]
+
+
+def _has_activation(part: nn.Module) -> bool:
+    """timm's batch norms for images have dropout and activation in them."""
+    layers = getattr(part, "drop", None), getattr(part, "act", None)
+    return isinstance(part, nn.BatchNorm2d) and all(isinstance(x, nn.Module) for x in layers)
 
 
 class GlobalBatchNorm(nn.modules.batchnorm._BatchNorm):
@@ -65,6 +85,26 @@ def _global_statistics(x: Tensor, processes: Processes) -> tuple[Tensor, Tensor]
     mean_PC, var_PC = processes.gather(own_2C).unbind(1)
     mean_C = mean_PC.mean(0)
     return mean_C, var_PC.mean(0) + (mean_PC - mean_C).square().mean(0)
+
+
+class GlobalBatchNormAct(GlobalBatchNorm):
+    """With a dropout and an activation after it."""
+
+    drop: nn.Module
+    act: nn.Module
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.drop(super().forward(x)))
+
+
+class SyncBatchNormAct(nn.SyncBatchNorm):
+    """The same on GPUs."""
+
+    drop: nn.Module
+    act: nn.Module
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.drop(super().forward(x)))
 
 
 class _Normalised(ClosedForm):

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tcl_train.errors import RequestError, printable
+
 PROBED_BYTES = 2**16
 
 
@@ -45,6 +47,43 @@ def _why_not_written(temporary: Path) -> int | None:
     except OSError as error:
         return error.errno
     return None
+
+
+def check_output(key: str, *paths: Path, overwrite: bool) -> None:
+    """For files that a command is to write, before it begins.
+
+    Raises:
+        RequestError: one is there already and `overwrite` is not set, or cannot be written there.
+    """
+    for path in paths:
+        given = f"{key}={printable(path)}"
+        if path.is_dir():
+            raise RequestError(f"{given}: is a folder; give a file")
+        if not path.parent.is_dir():
+            raise RequestError(f"{given}: there is no folder {path.parent}; make it first")
+        if path.exists() and not overwrite:
+            raise RequestError(
+                f"{given}: is already there; give another file, or add overwrite=true"
+            )
+
+
+def free_name(path: Path) -> Path:
+    """The first of NAME.json, NAME-2.json, ... that is not there."""
+    free, number = path, 1
+    while free.exists():
+        number += 1
+        free = path.with_name(f"{path.stem}-{number}{path.suffix}")
+    return free
+
+
+def make_folder(key: str, folder: Path) -> None:
+    """With those above it. Raises RequestError where it cannot be made."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RequestError(
+            f"{key}={printable(folder)}: cannot be written ({error.strerror}); choose another one"
+        ) from error
 
 
 def copy_file(source: Path, target: Path) -> None:

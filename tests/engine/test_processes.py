@@ -32,6 +32,7 @@ SETTINGS = {
     "chunks": ("chunk_size=8",),
     "chunks and group norm": ("chunk_size=8", "encoder.norm=group"),
     "a last chunk that is smaller": ("chunk_size=12", "method=class_rows", "loss=supcon"),
+    "batch norms of timm": ("encoder=timm", "encoder.name=mobilenetv3_small_050"),
     "muon": ("optimizer=muon",),
     "several sizes": ("multicrop=small", "multicrop.small.count=2", "chunk_size=16"),
     "small blocks": ("loss=tcl",),

@@ -278,7 +278,7 @@ def test_auto_takes_the_small_stem_up_to_64_pixels(size, stem):
 @pytest.mark.parametrize("stem", ["big", "", None, 3])
 def test_an_unknown_stem_is_refused(name, stem):
     with pytest.raises(
-        ValueError, match="stem must be one of auto, small, patch, cosine, imagenet, got"
+        ValueError, match="stem must be one of auto, small, padded, patch, cosine, imagenet, got"
     ) as caught:
         build(name, stem=stem, device="meta")
     assert repr(stem) in str(caught.value)

@@ -16,7 +16,8 @@ def test_a_stem_that_is_named_is_taken_whatever_the_size(stem, size):
 
 
 @pytest.mark.parametrize(
-    ("stem", "side"), [("small", 32), ("patch", 16), ("cosine", 16), ("imagenet", 8)]
+    ("stem", "side"),
+    [("small", 32), ("padded", 34), ("patch", 16), ("cosine", 16), ("imagenet", 8)],
 )
 def test_a_stem_makes_so_many_channels_of_such_a_side(stem, side):
     convolution, norm, pool = build_stem(stem, 32, 12)

@@ -1,0 +1,306 @@
+"""`tcl-embed`: features of every image below a folder.
+
+N: images; B: of a batch; D: features.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any, TextIO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tcl_train import __version__
+from tcl_train.build import Embedder, build_embedder
+from tcl_train.data.decode import UnreadableImage, check_file
+from tcl_train.data.folder import stored_size
+from tcl_train.data.listing import Listing, unlabelled
+from tcl_train.data.stream import decoded_batches
+from tcl_train.errors import RequestError, TrainingError, few, printable
+from tcl_train.evaluation.feature_file import (
+    NPY,
+    FeatureWriter,
+    files_of,
+    open_writer,
+    write_about,
+    write_rows,
+)
+from tcl_train.evaluation.features import frozen
+from tcl_train.run.directory import RunDir
+from tcl_train.run.logs import progress_bar
+from tcl_train.runtime.device import available_cpus
+from tcl_train.runtime.files import check_output, make_folder, write_atomically
+from tcl_train.runtime.processes import ALONE, Processes
+
+log = logging.getLogger(__name__)
+
+BATCH_SIZE = {"cpu": 64}  # images computed at a time, by device
+LARGE_BATCH = 256  # on other devices
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedSettings:
+    """How to compute features.
+
+    layer: see :func:`build_embedder`. batch_size: images computed at a time; None: by the device.
+    workers: decoding threads; None: one for each CPU of this process. skip: leave out images that
+    cannot be decoded.
+    """
+
+    layer: str = "encoder"
+    device: str = "auto"
+    precision: str | None = None
+    batch_size: int | None = None
+    workers: int | None = None
+    skip: bool = True
+    trust: Sequence[str] = ()
+
+
+def embed(
+    run: str | Path,
+    images: str | Path,
+    settings: EmbedSettings,
+    *,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    processes: Processes = ALONE,
+) -> Path:
+    """Writes the features of all images below a folder; gives the file. See
+    :mod:`tcl_train.evaluation.feature_file`. Each process computes a part; the first one writes.
+
+    Raises:
+        RequestError: there is no run or no image, or a file is there already.
+        TrainingError: features are not finite, or no image can be decoded.
+    """
+    run_dir = RunDir(run)
+    folder = _folder(images)
+    default = run_dir.path / "embeddings" / f"{folder.resolve().name or 'images'}{NPY}"
+    path = default if out is None else Path(out).expanduser()
+    files = files_of(path)
+    embedder = build_embedder(
+        run,
+        layer=settings.layer,
+        device=settings.device,
+        precision=settings.precision,
+        trust=settings.trust,
+        processes=processes,
+    )
+    listing = unlabelled(folder)
+    _check_same_images(listing, processes)
+    if processes.is_first:
+        if out is None:
+            make_folder("run", path.parent)
+        check_output("out", *files.values(), overwrite=overwrite)
+    processes.wait_for_all("checked")
+    begin = perf_counter()
+    about: dict[str, Any] = {
+        "run": str(run_dir.path.absolute()),
+        "step": embedder.step,
+        "layer": settings.layer,
+        "images": str(folder.absolute()),
+        "image_size": embedder.normalize.size,
+        "precision": embedder.runtime.precision,
+        "dim": embedder.dim,
+        "tcl_train_version": __version__,
+    }
+    names: list[str] = []
+
+    def write(temporary: Path) -> None:
+        writer = open_writer(temporary, path.suffix, embedder.dim)
+        try:
+            names[:] = embed_listing(embedder, listing, settings, writer)
+        finally:
+            writer.close()
+        if not names:
+            raise TrainingError(f"images={folder}: none of the {len(listing)} images can be read")
+        write_about(path, names, {**about, "count": len(names)})
+
+    if not processes.is_first:
+        embed_listing(embedder, listing, settings, None)
+        return path
+    write_atomically(path, write)
+    unreadable = _report_unreadable(listing, set(names), files["unreadable"])
+    log.info(
+        "%s images x %d features in %s%s (%.0f images/s)",
+        f"{len(names):,}",
+        embedder.dim,
+        path,
+        f"; {unreadable:,} unreadable images in {files['unreadable']}" if unreadable else "",
+        len(listing) / (perf_counter() - begin),
+    )
+    return path
+
+
+def embed_one(run: str | Path, image: Path, settings: EmbedSettings) -> Tensor:
+    """The features (1, D) of one image, on the CPU. Raises RequestError where it cannot be read."""
+    embedder = build_embedder(
+        run,
+        layer=settings.layer,
+        device=settings.device,
+        precision=settings.precision,
+        trust=settings.trust,
+    )
+    size = stored_size(embedder.normalize.size)
+    try:
+        (decoded,) = decoded_batches([[str(image)]], size, threads=1, skip=False)
+    except UnreadableImage as error:
+        raise RequestError(f"{printable(image)}: {error.reason}; give another image") from error
+    with frozen(embedder.module):
+        return _features(embedder, decoded.images_B3SS).cpu()
+
+
+def _folder(images: str | Path) -> Path:
+    folder = Path(images).expanduser()
+    if not folder.is_dir():
+        raise RequestError(f"images={images}: there is no such folder; give one that holds images")
+    return folder
+
+
+def _check_same_images(listing: Listing, processes: Processes) -> None:
+    """Machines may have the images on disks of their own."""
+    text = "\n".join(listing.names).encode(errors="surrogateescape")
+    own = hashlib.blake2b(text, digest_size=16).hexdigest()
+    if processes.from_first("images", own) != own:
+        raise RequestError(
+            f"images={listing.folder}: not the images of the first process; give all machines the "
+            "same"
+        )
+
+
+def embed_listing(
+    embedder: Embedder, listing: Listing, settings: EmbedSettings, writer: FeatureWriter | None
+) -> list[str]:
+    """Batches go round the processes, so that rows come in the order of the images and the first
+    process holds a few batches only. Gives the names of the images that could be decoded."""
+    runtime, names, paths = embedder.runtime, listing.names, listing.paths
+    processes = runtime.processes
+    size = settings.batch_size or BATCH_SIZE.get(runtime.device.type, LARGE_BATCH)
+    starts = range(0, len(listing), size)
+    own = starts[processes.rank :: processes.count]
+    decoded = decoded_batches(
+        [paths[start : start + size] for start in own],
+        stored_size(embedder.normalize.size),
+        threads=settings.workers or max(1, available_cpus() // processes.local_count),
+        skip=settings.skip,
+    )
+    written: list[str] = []
+    with (
+        own_standard_error() as terminal,
+        progress_bar(total=len(listing), done=0, unit="image", file=terminal) as bar,
+        frozen(embedder.module),
+    ):
+        for round_start in starts[:: processes.count]:
+            x_BD, kept_B = _next_batch(embedder, decoded, size)
+            rows = zip(processes.gather(x_BD), processes.gather(kept_B), strict=True)
+            for rank, (x_BD, kept_B) in enumerate(rows):
+                start = round_start + rank * size
+                of_batch = names[start : start + size]
+                if writer is None or not of_batch:
+                    continue
+                places_B = kept_B.nonzero()[:, 0].tolist()
+                _write(writer, [of_batch[i] for i in places_B], x_BD[kept_B].cpu().numpy())
+                written += [of_batch[i] for i in places_B]
+                bar.update(len(of_batch))
+    return written
+
+
+def _next_batch(embedder: Embedder, decoded: Any, size: int) -> tuple[Tensor, Tensor]:
+    """Features (size, D), and which of the rows are there; none, where this process has no batch
+    any more."""
+    device = embedder.runtime.device
+    alone = embedder.runtime.processes.count == 1
+    try:
+        batch = next(decoded, None)
+    except UnreadableImage as error:
+        raise RequestError(
+            f"{printable(error.path)}: {error.reason}; replace the file or delete it, or leave "
+            "such files out by on_damaged=skip"
+        ) from error
+    kept_B = torch.zeros(size, dtype=torch.bool, device=device)
+    x_BD = torch.zeros(size, embedder.dim, device=device)
+    if batch is None or not batch.places_B:
+        return x_BD, kept_B
+    places_B = torch.tensor(batch.places_B, device=device)
+    kept_B[places_B] = True
+    features_BD = _features(embedder, batch.images_B3SS)
+    if alone and len(places_B) == size:
+        return features_BD, kept_B
+    x_BD[places_B] = features_BD
+    return x_BD, kept_B
+
+
+def _features(embedder: Embedder, images_B3SS: Tensor) -> Tensor:
+    """float32, (B, D), on the device."""
+    runtime = embedder.runtime
+    if runtime.device.type == "cuda":
+        images_B3SS = images_B3SS.pin_memory()
+    images_B3SS = images_B3SS.to(runtime.device, non_blocking=True)
+    if len(embedder.normalize.mean_C11) == 1:  # grey, as the run's images
+        images_B3SS = _grey(images_B3SS)
+    with runtime.autocast():
+        return embedder.module(embedder.normalize(images_B3SS)).float()
+
+
+# ITU-R 601-2, as Pillow converts to grey
+LUMA = (0.299, 0.587, 0.114)
+
+
+def _grey(images_B3SS: Tensor) -> Tensor:
+    weight_311 = torch.tensor(LUMA, device=images_B3SS.device).view(3, 1, 1)
+    grey_B1SS = (images_B3SS * weight_311).sum(1, keepdim=True)
+    return grey_B1SS.round_().to(torch.uint8)
+
+
+def _write(writer: FeatureWriter, names: Sequence[str], x_BD: np.ndarray) -> None:
+    if not np.isfinite(x_BD).all():
+        bad = next(n for n, row in zip(names, x_BD, strict=True) if not np.isfinite(row).all())
+        raise TrainingError(
+            f"the features of {printable(bad)} are not finite: training has diverged, or the "
+            "features overflow; give precision=fp32"
+        )
+    writer.add(names, x_BD)
+
+
+def _report_unreadable(listing: Listing, written: set[str], path: Path) -> int:
+    """Writes which images are left out and why, and says it."""
+    path.unlink(missing_ok=True)  # of an earlier call
+    left_out = [
+        (file.path, name)
+        for file, name in zip(listing.files, listing.names, strict=True)
+        if name not in written
+    ]
+    if not left_out:
+        return 0
+    write_rows(path, ["file", "reason"], [(name, _reason(of)) for of, name in left_out])
+    shown = [printable(name) for _, name in left_out]
+    log.warning("%d of %d images cannot be read: %s", len(shown), len(listing), few(shown))
+    return len(left_out)
+
+
+def _reason(path: str) -> str:
+    try:
+        check_file(path)
+    except UnreadableImage as error:
+        return error.reason
+    return "could not be read before, but can now"
+
+
+@contextmanager
+def own_standard_error() -> Iterator[TextIO | None]:
+    """A way to the terminal for a progress bar, while standard error is silenced for decoders; None
+    where there is no terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    with os.fdopen(os.dup(sys.stderr.fileno()), "w", encoding="utf-8") as terminal:
+        yield terminal

@@ -1,0 +1,85 @@
+"""Image files that are decoded once, in threads, while something else computes.
+
+B: images of a batch; S: side of a decoded image.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tcl_train.data.decode import UnreadableImage, decode, quietly
+
+AHEAD = 2  # batches that are decoded while one is worked on
+FILES_OF_A_TASK = 8  # so that small images cost little more than their decoding
+
+
+class Decoded(NamedTuple):
+    """Those files of a batch that could be decoded, uint8, and their places in it."""
+
+    images_B3SS: Tensor
+    places_B: list[int]
+
+
+def decoded_batches(
+    batches: Sequence[Sequence[str]], size: int, *, threads: int, skip: bool
+) -> Iterator[Decoded]:
+    """Each batch of paths, decoded as :func:`tcl_train.data.decode.decode` does.
+
+    skip: leave out files that cannot be decoded.
+
+    Raises:
+        UnreadableImage: a file cannot be decoded, and `skip` is not set.
+    """
+    with quietly(), ThreadPoolExecutor(max(1, threads)) as pool:
+
+        def begin(paths: Sequence[str]) -> _Batch:
+            return _Batch(pool, paths, size, skip=skip)
+
+        waiting = map(begin, batches)
+        begun = deque(islice(waiting, AHEAD))
+        try:
+            while begun:
+                begun.extend(islice(waiting, 1))
+                yield begun.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+class _Batch:
+    """A batch that is being decoded."""
+
+    def __init__(
+        self, pool: ThreadPoolExecutor, paths: Sequence[str], size: int, *, skip: bool
+    ) -> None:
+        self.paths = paths
+        self.skip = skip
+        self.images_B3SS = np.empty((len(paths), 3, size, size), np.uint8)
+        starts = range(0, len(paths), FILES_OF_A_TASK)
+        self.tasks: list[Future[list[int]]] = [pool.submit(self._decode, at) for at in starts]
+
+    def _decode(self, start: int) -> list[int]:
+        """The places that are filled."""
+        filled = []
+        for place in range(start, min(start + FILES_OF_A_TASK, len(self.paths))):
+            try:
+                self.images_B3SS[place] = decode(self.paths[place], self.images_B3SS.shape[2])
+            except UnreadableImage:
+                if not self.skip:
+                    raise
+            else:
+                filled.append(place)
+        return filled
+
+    def result(self) -> Decoded:
+        places_B = [place for task in self.tasks for place in task.result()]
+        images_B3SS = torch.from_numpy(self.images_B3SS)
+        whole = len(places_B) == len(self.paths)
+        return Decoded(images_B3SS if whole else images_B3SS[places_B], places_B)
