@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
@@ -343,7 +343,8 @@ def _build_trainer(
         places=shares.places(),
         order=_epoch_order(config, settings, data.pretrain),
     )
-    with runtime.processes.first_of_machine_alone("weights"):  # it downloads
+    downloads = weights == IMAGENET
+    with runtime.processes.first_of_machine_alone("weights") if downloads else nullcontext():
         encoder = build_initial_encoder(config, image_size=data.image_size, weights=weights)
     method = build_method(config, encoder=encoder, loss=loss, num_classes=len(data.classes))
     runtime.prepare(method, encoder)

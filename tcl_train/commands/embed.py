@@ -7,14 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,7 +34,7 @@ from tcl_train.evaluation.feature_file import (
 )
 from tcl_train.evaluation.features import frozen
 from tcl_train.run.directory import RunDir
-from tcl_train.run.logs import progress_bar
+from tcl_train.run.logs import own_standard_error, progress_bar
 from tcl_train.runtime.device import available_cpus
 from tcl_train.runtime.files import check_output, make_folder, write_atomically
 from tcl_train.runtime.processes import ALONE, Processes
@@ -293,14 +290,3 @@ def _reason(path: str) -> str:
     except UnreadableImage as error:
         return error.reason
     return "could not be read before, but can now"
-
-
-@contextmanager
-def own_standard_error() -> Iterator[TextIO | None]:
-    """A way to the terminal for a progress bar, while standard error is silenced for decoders; None
-    where there is no terminal."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    with os.fdopen(os.dup(sys.stderr.fileno()), "w", encoding="utf-8") as terminal:
-        yield terminal

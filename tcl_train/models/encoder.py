@@ -22,6 +22,10 @@ class Architecture(NamedTuple):
     norm: str = "batch"
     arguments: Mapping[str, Any] = MappingProxyType({})
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Architecture:
+        """Encoders are copied, by teachers and for fine-tuning; what this says never changes."""
+        return self
+
 
 class Encoder(nn.Module):
     """A module (N, 3, H, W) -> (N, feature_dim).

@@ -6,6 +6,7 @@ Modules log through `logging.getLogger(__name__)`; nothing here touches other pa
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -32,6 +33,17 @@ def progress_bar(*, total: int, done: int, unit: str = "step", file: TextIO | No
         dynamic_ncols=True,
         leave=False,
     )
+
+
+@contextmanager
+def own_standard_error() -> Iterator[TextIO | None]:
+    """A way to the terminal for a progress bar, while standard error is silenced for decoders; None
+    where there is no terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    with os.fdopen(os.dup(sys.stderr.fileno()), "w", encoding="utf-8") as terminal:
+        yield terminal
 
 
 class _AboveProgressBar(logging.StreamHandler):
