@@ -67,7 +67,7 @@ def build_evaluation(
 
     Args:
         config: a run's, or a composed one.
-        path: the checkpoint; None: the encoder is as the config builds it.
+        path: the checkpoint; None: the encoder is as pretraining would start with it.
         features: `encoder`, or `projector`: of the projector's output.
         untrained: whether an untrained encoder is measured, too.
         further: measures beside those that every evaluation has.

@@ -323,6 +323,26 @@ def test_an_encoder_is_evaluated_without_a_run(here: Path, tcl_eval: Callable[..
     assert folders == ["digits-resnet8", "digits-resnet8-2"]
 
 
+def test_an_encoder_with_weights_has_their_accuracy_and_an_untrained_one_beside_it(
+    run_dir: RunDir, tcl_eval: Callable[..., Any]
+) -> None:
+    """Those of a run, which has evaluated them itself."""
+    words = ["encoder=resnet8", "encoder.width=4", f"encoder.weights={run_dir}", "dataset=digits"]
+    outcome = tcl_eval(*words, "device=cpu", "precision=fp32", QUICK[0], "out=found")
+    assert (outcome.status, outcome.err) == (0, "")
+    result, of_run = RunDir("found").read_result(), run_dir.read_result()
+    for name in ("top1", "knn_top1", "random_encoder_top1"):
+        assert result[name] == pytest.approx(of_run[name], abs=1.01 * 100 / 360), name
+    assert result["encoder_parameters"]["weights"] == str(run_dir)
+
+
+def test_weights_that_do_not_fit_are_refused(
+    run_dir: RunDir, eval_refused: Callable[..., str]
+) -> None:
+    words = ["encoder=resnet8", "encoder.width=8", f"encoder.weights={run_dir}", "dataset=digits"]
+    assert f"encoder.weights={run_dir}" in eval_refused(*words, "device=cpu")
+
+
 # ------------------------------------------------------------------ what is refused
 
 

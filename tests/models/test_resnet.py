@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import lru_cache
 from math import sqrt
 
@@ -301,3 +302,10 @@ def test_a_width_that_is_no_whole_number_is_refused(width):
 def test_the_wide_family_has_no_width(name):
     with pytest.raises(TypeError, match="width"):
         build(name, width=16)
+
+
+@pytest.mark.parametrize("make", [models.resnet8, models.resnet18])
+def test_an_encoder_can_be_copied_with_what_it_says_of_itself(make):
+    """As teachers and fine-tuning do."""
+    encoder = make(8)
+    assert copy.deepcopy(encoder).architecture == encoder.architecture
