@@ -228,7 +228,7 @@ def test_both_can_follow_the_embedding(
         (["run=RUN"], ["images is not set"]),
         (["run=RUN", "images=nowhere"], ["images=nowhere: there is no such folder"]),
         (["run=nowhere", "images=IMAGES"], ["nowhere: contains no run"]),
-        (["run=RUN", "images=RUN/tensorboard"], ["no images"]),
+        (["run=RUN", "images=RUN/checkpoints"], ["no images"]),
         (["run=RUN", "images=IMAGES", "out=x.txt"], ["out=x.txt", ".npy or .parquet"]),
         (["run=RUN", "images=IMAGES", "out=no/x.npy"], ["out=no/x.npy: there is no folder no"]),
         (["run=RUN", "images=IMAGES", "top=3"], ["top=3", "query=IMAGE"]),

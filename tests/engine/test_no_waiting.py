@@ -139,7 +139,8 @@ def test_every_choice_on_a_gpu(
     word: str,
     no_waiting_copies: NoWaiting,
 ) -> None:
-    words = [word, "loss=ce"] if word == "method=cross_entropy" else [word]
+    needed = {"method=cross_entropy": ["loss=ce"], "encoder=timm": ["encoder.name=resnet10t"]}
+    words = [word, *needed.get(word, [])]
     with fake_trainer(compose_tiny(*words), "cuda") as (trainer, batch):
         make_up_gradients(trainer)
         with no_waiting_copies():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from tcl_train.engine.fit import Trainer
 from tcl_train.errors import TrainingError
 from tcl_train.run import checkpoint
 from tcl_train.run.checkpoint import Checkpoints
+from tcl_train.run.sink import UnwrittenSink
 from tcl_train.runtime.signals import Signals
 
 
@@ -41,12 +42,11 @@ def new_trainer(
 def fit(trainer: Trainer, folder: Path) -> list[float]:
     losses = []
 
-    class Keep:
-        def write(self, step: int, epoch: int, scalars: dict[str, float]) -> None:
+    class Keep(UnwrittenSink):
+        def write(self, step: int, epoch: int, scalars: Mapping[str, float]) -> None:
             losses.append(scalars["loss"])
 
-    keep: Any = Keep()
-    trainer.fit(keep, Checkpoints(folder, every=1, keep=1), Signals())
+    trainer.fit(Keep(), Checkpoints(folder, every=1, keep=1), Signals())
     return losses
 
 
