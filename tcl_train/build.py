@@ -28,6 +28,7 @@ from torch import nn
 
 from tcl_train import checks
 from tcl_train.data.augment import Augment
+from tcl_train.data.augment.pipeline import COMPILE_OPTIONS
 from tcl_train.data.augment.transform import Transform
 from tcl_train.data.dataset import DataSet, ReadOptions, Split, difference
 from tcl_train.data.loader import Loader, cut_where_read
@@ -359,7 +360,11 @@ def _build_trainer(
     return Trainer(
         method=method,
         loader=loader,
-        views=ViewPlan(groups, seed=settings.seed),
+        views=ViewPlan(
+            groups,
+            seed=settings.seed,
+            compiled=partial(runtime.compiled, options=COMPILE_OPTIONS),
+        ),
         gradients=Gradients(runtime, shares, seed=settings.seed),
         optimizer=build_optimizer(config, method),
         schedule=build_schedule(config),

@@ -38,12 +38,26 @@ class ViewGroup:
         return self.size(epoch) or self.augment.normalize.size
 
 
-class ViewPlan:
-    """The groups of views of a run. All draws follow from (seed, step)."""
+MakeViews = Callable[..., Tensor]  # with the arguments of Augment.apply_static
 
-    def __init__(self, groups: Sequence[ViewGroup], *, seed: int) -> None:
+
+class ViewPlan:
+    """The groups of views of a run. All draws follow from (seed, step).
+
+    compiled: what compiles :meth:`Augment.apply_static`, if anything does; each size for itself.
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[ViewGroup],
+        *,
+        seed: int,
+        compiled: Callable[[MakeViews], MakeViews] = lambda make: make,
+    ) -> None:
         self.groups = tuple(groups)
         self.seed = seed
+        self._compiled = compiled
+        self._of_sizes: dict[tuple[int, int | None], tuple[Augment, MakeViews]] = {}
 
     @property
     def count(self) -> int:
@@ -64,16 +78,25 @@ class ViewPlan:
         """
         drawn = []
         for i, (group, images_BCHW) in enumerate(self.with_images(images)):
-            augment = group.augment.with_size(group.size(epoch))
+            augment, make = self._of_size(i, group.size(epoch), images_BCHW.device)
             g = generator(self.seed, "augment", step, *([i] if i else []))
             height, width = images_BCHW.shape[2:]
             parameters = augment.draw(batch_size, height, width, views=group.count, generator=g)
             if len(places_B) != batch_size:
                 parameters = rows_of(parameters, places_B, batch_size)
-            drawn.append(_Drawn(images_BCHW, augment, group.count, parameters))
+            drawn.append(_Drawn(images_BCHW, augment, group.count, parameters, make))
         if is_static(images_BCHW.device):
             drawn = _copied(drawn, len(places_B), images_BCHW.device)
         return DrawnViews(drawn, len(places_B))
+
+    def _of_size(self, i: int, size: int | None, device: torch.device) -> tuple[Augment, MakeViews]:
+        """The augmentation of a group for views of this size, and what makes them in the static
+        form."""
+        if (i, size) not in self._of_sizes:
+            augment = self.groups[i].augment.with_size(size)
+            augment.normalize.constants(device)  # else the compiler meets them at the second step
+            self._of_sizes[i, size] = augment, self._compiled(augment.apply_static)
+        return self._of_sizes[i, size]
 
     def with_images(self, images: Sequence[Tensor]) -> Iterator[tuple[ViewGroup, Tensor]]:
         """Each group with what its views are made of."""
@@ -88,6 +111,7 @@ class _Drawn(NamedTuple):
     augment: Augment
     views: int
     parameters: list[list[Parameters]]
+    make: MakeViews
     blocks: Sequence[Block] | None = None  # the parameters on the device, in the static form
 
     def of(self, images: slice, count: int) -> Tensor:
@@ -102,7 +126,7 @@ class _Drawn(NamedTuple):
                 blocks = [block.of(images) for block in blocks]
         if blocks is None:
             return self.augment.apply(x_BCHW, parameters, views=self.views)
-        return self.augment.apply_static(x_BCHW, blocks, views=self.views)
+        return self.make(x_BCHW, blocks, views=self.views)
 
 
 def _copied(drawn: Sequence[_Drawn], count: int, device: torch.device) -> list[_Drawn]:

@@ -100,12 +100,13 @@ class Compilation:
         graphs = self.records_graphs and part is getattr(module, "encoder", None)
         return "reduce-overhead" if graphs else None
 
-    def of(self, function: Callable[P, T]) -> Callable[P, T]:
-        """The function, compiled if the run compiles, each size for itself."""
+    def of(self, function: Callable[P, T], options: dict[str, Any] | None = None) -> Callable[P, T]:
+        """The function, compiled if the run compiles, each size for itself. options: the
+        compiler's."""
         if not self.compiles:
             return function
         _allow_many_sizes()
-        return torch.compile(function, dynamic=False)
+        return torch.compile(function, dynamic=False, options=options)
 
     def step_done(self) -> None:
         """From here on, what the graphs of the step before have left may be overwritten."""

@@ -63,9 +63,12 @@ class Runtime:
         self.place(method)
         self.compilation.of_parts(method)
 
-    def compiled(self, function: Callable[P, T]) -> Callable[P, T]:
-        """A function of tensors, such as an augmentation, compiled if that was decided."""
-        return self.compilation.of(function)
+    def compiled(
+        self, function: Callable[P, T], options: dict[str, Any] | None = None
+    ) -> Callable[P, T]:
+        """A function of tensors, such as an augmentation, compiled if that was decided. options:
+        the compiler's."""
+        return self.compilation.of(function, options)
 
     def place(self, module: Module) -> Module:
         """Moves a module to the device, in channels-last order, in place; on the CPU its

@@ -15,10 +15,11 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from tcl_train.cli.choices import config_dir
-from tcl_train.data.augment import Augment
+from tcl_train.data.augment import Augment, pipeline
 from tcl_train.data.augment.block import Block
 from tcl_train.data.augment.pipeline import COMPILE_OPTIONS
 from tcl_train.data.normalize import Normalize
+from tcl_train.data.views import ViewGroup, ViewPlan
 
 
 @pytest.fixture(autouse=True)
@@ -67,3 +68,27 @@ def test_a_compiler_makes_few_kernels(preset: str, monkeypatch: pytest.MonkeyPat
     with config.patch(fx_graph_cache=False):
         torch.compile(step, fullgraph=True, options=COMPILE_OPTIONS)(x_BCSS, blocks)
     assert 0 < metrics.generated_kernel_count <= MOST_KERNELS[preset]
+
+
+def test_a_run_compiles_each_size_of_views_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch._dynamo.testing import CompileCounter
+
+    monkeypatch.setattr(pipeline, "GROUPED_ON", ())
+    counter = CompileCounter()
+    normalize = Normalize(size=16, mean=(0.5,) * 3, std=(0.25,) * 3)
+    config = OmegaConf.load(config_dir() / "augment" / "crop_flip.yaml")
+    augment = Augment({name: instantiate(node) for name, node in config.items()}, normalize)
+    group = ViewGroup(augment=augment, count=2, size=lambda epoch: (12, 16)[epoch])
+
+    def compiled(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        return torch.compile(make, backend=counter, fullgraph=True, dynamic=False)
+
+    x_BCHW = torch.randint(256, (8, 3, 16, 16), dtype=torch.uint8)
+    found = []
+    for plan in (ViewPlan([group], seed=1, compiled=compiled), ViewPlan([group], seed=1)):
+        for epoch, step in ((0, 0), (0, 1), (1, 2), (1, 3)):
+            given = {"batch_size": 8, "epoch": epoch, "step": step}
+            found.append(plan.draw([x_BCHW], torch.arange(8), **given).of(slice(0, 8))[0])
+    assert counter.frame_count == 2
+    for mine, plain in zip(found[:4], found[4:], strict=True):
+        torch.testing.assert_close(mine, plain, rtol=0, atol=1e-5)
