@@ -44,7 +44,7 @@ SETTINGS |= {
     "method swav of several sizes": ("multicrop=small", "multicrop.small.count=2"),
     "method byol in chunks": ("chunk_size=8",),
 }
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # for all of them are trained at once
 
 Trained = dict[tuple[str, str, int], dict[str, Any]]
 
@@ -87,7 +87,7 @@ def trained(
             for rank in range(count)
         ]
         for process in running:
-            _, err = process.communicate(timeout=300)
+            _, err = process.communicate(timeout=600)
             assert process.returncode == 0, err
     return {
         (setting, dtype, count): torch.load(folder / f"{json.loads(job)['name']}-{count}.pt")
