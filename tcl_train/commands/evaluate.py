@@ -60,6 +60,7 @@ def evaluate_again(
         features=wanted.features,
         untrained=wanted.untrained,
         further=wanted.further,
+        validation_seed=run_dir.read_config(trust=None).seed,
     )
     measured = evaluation.evaluator.measure(evaluation.encoder)
     names = config.names
