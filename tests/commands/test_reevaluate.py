@@ -453,6 +453,18 @@ def test_a_folder_without_labels_is_refused(
     assert str(root) in line
 
 
+def test_a_folder_that_cannot_be_made_is_refused_before_anything_is_computed(
+    run_dir: RunDir, tmp_path: Path, eval_refused: Callable[..., str], monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(evaluation.Evaluator, "measure", None)
+    out = tmp_path / "file" / "out"
+    out.parent.write_text("")
+    line = eval_refused("encoder=resnet8", "encoder.width=4", "dataset=digits", f"out={out}")
+    assert f"out={out}: cannot be written" in line
+    run_dir.evaluations.write_text("")
+    assert f"run={run_dir.evaluations}: cannot be written" in eval_refused(f"run={run_dir}")
+
+
 def test_a_run_without_a_checkpoint_is_refused(
     run_dir: RunDir, eval_refused: Callable[..., str]
 ) -> None:
