@@ -303,9 +303,10 @@ def build_run(
     return Run(config=config, settings=settings, data=data, trainer=trainer, evaluator=evaluator)
 
 
-def with_validation(data: DataSet, settings: Settings) -> DataSet:
+def with_validation(data: DataSet, settings: Settings, seed: int | None = None) -> DataSet:
+    """seed: by which images are kept out; None: that of the settings."""
     with _as_request_error(""):
-        g = generator(settings.seed, "validation")
+        g = generator(settings.seed if seed is None else seed, "validation")
         return data.with_validation(settings.validation, g)
 
 

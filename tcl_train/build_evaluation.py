@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from tcl_train.build import (
+    Weights,
     all_parts,
     build_augment,
     build_data,
@@ -61,6 +62,7 @@ def build_evaluation(
     features: str = "encoder",
     untrained: bool = True,
     further: Sequence[FurtherMeasure] = (),
+    validation_seed: int | None = None,
 ) -> Evaluation:
     """The encoder of a checkpoint with what measures it. Images are normalised by their own data
     set's mean and standard deviation, as in the usual transfer protocol.
@@ -71,6 +73,8 @@ def build_evaluation(
         features: `encoder`, or `projector`: of the projector's output.
         untrained: whether an untrained encoder is measured, too.
         further: measures beside those that every evaluation has.
+        validation_seed: the seed that validation images were kept out of pretraining by, where
+            the config's is another one.
 
     Raises:
         RequestError: there is no whole checkpoint, it does not fit the config, a value is wrong, or
@@ -80,7 +84,8 @@ def build_evaluation(
     state = None if path is None else checkpoint.load(path, needed=ENCODER_PARTS)
     weights = read_initial_weights(config) if state is None else None
     runtime = Runtime(device=settings.device, precision=settings.precision)
-    data = with_validation(build_data(config, supervised=True), settings)
+    data = build_data(config, supervised=True)
+    data = with_validation(data, settings, validation_seed)
     if data.train is None or data.test is None:
         raise RequestError(
             f"{data.root or config.names.dataset}: these images have no labels, so that no "
@@ -115,7 +120,7 @@ def build_evaluation(
         mirror_features=settings.mirror_features,
         knn=KNN(**settings.knn),
         further=further,
-        seen=state is not None and _was_seen(data, state),
+        seen=_was_seen(data, state, weights),
     )
     return Evaluation(
         config=config,
@@ -149,8 +154,14 @@ def _check_takes(encoder: nn.Module, size: int, runtime: Runtime) -> None:
         ) from error
 
 
-def _was_seen(data: DataSet, state: dict[str, Any]) -> bool:
-    """Whether these are the images of the pretraining; of runs of earlier versions nothing is
-    known, so that it is assumed."""
-    before = state["about"].get("data")
-    return before is None or difference(before, data.fingerprint()) is None
+def _was_seen(data: DataSet, state: dict[str, Any] | None, weights: Weights) -> bool | None:
+    """Whether pretraining saw these images, of whatever size; None: not known, as of weights from
+    elsewhere. Of runs of earlier versions it is assumed."""
+    if state is None:
+        return False if weights is None else None
+    before, now = state["about"].get("data"), data.fingerprint()
+    if before is not None and before["image size"] != now["image size"]:
+        # Of resized images the digests differ: classes, counts and labels tell.
+        digests = {k: v for k, v in now["digests"].items() if k.endswith("labels")}
+        now |= {"image size": before["image size"], "digests": digests}
+    return before is None or difference(before, now) is None

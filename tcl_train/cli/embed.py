@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tcl_train.cli.words import FEATURES, Key, boolean, help_of, integer, number, one_of, read_words
-from tcl_train.errors import RequestError
+from tcl_train.errors import RequestError, printable
 
 if TYPE_CHECKING:
     from tcl_train.runtime.processes import Processes
@@ -124,6 +124,9 @@ def _check(given: dict[str, Any], words: list[str], *, stored: bool) -> None:
                     f"{key} is not set; give {example}, as in tcl-embed run=DIR images=FOLDER, or "
                     "features=FILE of an earlier call"
                 )
+        query = given["query"]
+        if query is not None and not Path(query).expanduser().is_file():
+            raise RequestError(f"query={printable(query)}: there is no such file; give an image")
     for key, needed in (("top", "query"), ("threshold", "duplicates")):
         if key in typed and not given[needed]:
             value = "IMAGE" if needed == "query" else "true"

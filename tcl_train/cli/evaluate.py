@@ -91,6 +91,8 @@ def _read(words: Sequence[str]) -> Words:
         key, equals, text = word.partition("=")
         if not equals or key not in KEYS:
             given.overrides.append(word)
+        elif text in ("", "[]"):  # a path of no letters would be the working directory
+            raise RequestError(f"{word}: nothing is given; give a value, or leave it out")
         elif key == "run":
             given.runs += _runs(text)
         elif key in given.values:
@@ -100,7 +102,9 @@ def _read(words: Sequence[str]) -> Words:
         else:
             (parsed,) = parse_overrides([word])
             given.values[key] = parsed.value()
-    twice = next((run for run in given.runs if given.runs.count(run) > 1), None)
+    places = [Path(run).expanduser().resolve() for run in given.runs]
+    pairs = zip(given.runs, places, strict=True)
+    twice = next((run for run, place in reversed([*pairs]) if places.count(place) > 1), None)
     if twice is not None:
         raise RequestError(f"run={twice}: the run is given twice; give it once")
     return given
@@ -111,7 +115,9 @@ def _runs(text: str) -> list[str]:
     if Path(text).expanduser().exists():
         return [text]
     if text.startswith("[") and text.endswith("]"):
-        return [run for part in text[1:-1].split(",") for run in _runs(part.strip())]
+        return [
+            run for part in text[1:-1].split(",") if part.strip() for run in _runs(part.strip())
+        ]
     if not glob.has_magic(text):
         return [text]
     from tcl_train.run.directory import RunDir

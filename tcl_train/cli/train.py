@@ -49,6 +49,8 @@ def train_command(arguments: list[str], processes: Processes | None) -> int:
         from tcl_train.cli.completion import print_completion
 
         print_completion(given.overrides)
+    elif given.cfg is not None and given.multirun:
+        raise RequestError("--cfg prints the config of one run; give one value a key, without -m")
     elif given.cfg is not None:
         _print_config(given.cfg, given.overrides, key=given.package, resolve=given.resolve)
     elif given.multirun and processes is not None:

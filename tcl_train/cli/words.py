@@ -64,6 +64,8 @@ def read_words(
 
 
 def _read(word: str, key: Key, text: str) -> Any:
+    if not text:  # a path of no letters would be the working directory
+        raise RequestError(f"{word}: nothing is given; give a value, or leave it out")
     try:
         return key.read(text)
     except ValueError as error:
@@ -113,7 +115,10 @@ def number(**bounds: float) -> Callable[[str], float]:
             value = float(text)
         except ValueError:
             raise ValueError("must be a number") from None
-        return checks.number("it", value, **bounds)
+        try:
+            return checks.number("it", value, **bounds)
+        except ValueError as error:
+            raise ValueError(str(error).removeprefix("it ").partition(", got")[0]) from None
 
     return read
 

@@ -21,7 +21,7 @@ from tcl_train.evaluation.measure import FurtherMeasure
 from tcl_train.run.directory import RunDir
 from tcl_train.runtime.code_version import git_commit
 from tcl_train.runtime.device import device_name
-from tcl_train.runtime.files import free_name, write_json
+from tcl_train.runtime.files import free_name, make_folder, write_json
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,9 @@ def evaluate_again(
         features=wanted.features,
         untrained=wanted.untrained,
         further=wanted.further,
+        validation_seed=run_dir.read_config(trust=None).seed,
     )
+    make_folder("run", run_dir.evaluations)  # before anything is computed
     measured = evaluation.evaluator.measure(evaluation.encoder)
     names = config.names
     result = {
@@ -96,6 +98,7 @@ def evaluate_encoder(config: DictConfig, out: str | None, wanted: Wanted) -> dic
         if folder.path.exists() and not folder.path.is_dir():
             raise RequestError(f"out={folder}: is a file; give a folder")
     evaluation = build_evaluation(config, None, untrained=wanted.untrained, further=wanted.further)
+    make_folder("out", folder.path)  # before anything is computed
     measured = evaluation.evaluator.measure(evaluation.encoder)
     result = {**measured.values, **_about_encoder(evaluation)}
     folder.claim(config)

@@ -60,7 +60,10 @@ def find_nearest(
     out = free_name(features.with_name(f"{features.stem}-nearest-{path.stem}.png"))
     write_atomically(out, lambda temporary: picture.save(temporary, "PNG"))
     log.info(
-        "the %d nearest of %s images are drawn in %s", len(tiles), f"{len(stored.names):,}", out
+        "the %d nearest of %s images are drawn in %s",
+        len(tiles),
+        f"{len(stored.names):,}",
+        printable(out),
     )
     return out
 
@@ -103,6 +106,6 @@ def find_duplicates(features: Path, *, threshold: float) -> Path:
         f"{len(rows):,}",
         f"{len(stored.names):,}",
         threshold,
-        out,
+        printable(out),
     )
     return out

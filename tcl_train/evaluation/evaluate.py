@@ -43,7 +43,8 @@ class Evaluator:
 
     make_untrained: builds an untrained encoder, which is measured for comparison; None: not
     measured. mirror_features: measure :class:`MirrorMean` features. batch_size: of pretraining, for
-    probes that train in batches of that size. seen: whether pretraining saw the training images.
+    probes that train in batches of that size. seen: whether pretraining saw the training images;
+    None: not known.
     further: measures beside those that every evaluation has.
     """
 
@@ -57,7 +58,7 @@ class Evaluator:
     mirror_features: bool
     knn: KNN = field(default_factory=KNN)
     further: Sequence[FurtherMeasure] = ()
-    seen: bool = True
+    seen: bool | None = True
 
     def measure(self, encoder: nn.Module) -> Measured:
         """Probe, kNN and geometry of the frozen encoder, and the same probe of an untrained one.

@@ -24,6 +24,13 @@ PATIENCE = 3
 SMALLEST_CHANGE = 0.0
 HISTORY = 30  # with 10, rounding in float32 ends fits with weak L2 too early
 
+# What a result says of the images that L2 was chosen on.
+SEEN = {
+    True: "pretraining saw these images",
+    False: "pretraining did not see these images",
+    None: "whether pretraining saw these images is not known",
+}
+
 
 class LinearClassifier(NamedTuple):
     w_DK: Tensor
@@ -67,7 +74,6 @@ class LBFGSProbe:
         train = Features(standardise(given.train.x_ND), given.train.y_N)
         l2, held_out_top1, weights = self.choose_l2(train, given.num_classes, given.seed)
         fitted = self.fit(train, l2, weights)
-        seen = "saw" if given.seen else "did not see"
         return Classifier(
             encoder=given.encoder,
             head=lambda x_ND: fitted.scores(standardise(x_ND)),
@@ -78,8 +84,8 @@ class LBFGSProbe:
                 "l2": l2,
                 "l2_chosen_by": (
                     f"top-1 on {100 * self.held_out:g} % of the training features, held out "
-                    f"({held_out_top1:.2f} %; pretraining {seen} these images), then fitted again "
-                    "to all; candidates " + ", ".join(f"{value:g}" for value in self.l2)
+                    f"({held_out_top1:.2f} %; {SEEN[given.seen]}), then fitted again to all; "
+                    "candidates " + ", ".join(f"{value:g}" for value in self.l2)
                 ),
             },
         )

@@ -23,7 +23,7 @@ class ProbeInput:
     """A frozen encoder, its features of the training images, and the images for probes that want
     views. A probe sees neither test nor validation images.
 
-    seen: whether pretraining saw the training images.
+    seen: whether pretraining saw the training images; None: not known.
     """
 
     encoder: nn.Module
@@ -34,7 +34,7 @@ class ProbeInput:
     runtime: Runtime
     seed: int
     batch_size: int
-    seen: bool = True
+    seen: bool | None = True
 
     def extracted_by(self, encoder: nn.Module, split: Split) -> Tensor:
         """Features (N, D) of a split, as those of the training images were extracted."""

@@ -30,9 +30,13 @@ def what_was_evaluated(evaluation: Evaluation, run: Run) -> str:
             parts.append(f"{in_words(key)} {value}")
     corrupted = evaluation.content.get("corruption")
     if isinstance(corrupted, Mapping) and isinstance(corrupted.get("top1"), Mapping):
-        strengths = {str(s) for kind in corrupted["top1"].values() for s in kind}
+        of_kinds = [kind for kind in corrupted["top1"].values() if isinstance(kind, Mapping)]
+        strengths = {str(s) for kind in of_kinds for s in kind}
         kinds = f"{len(corrupted['top1'])} kinds of corruption"
         parts.append(f"{kinds} in strengths {', '.join(sorted(strengths))}")
+    size, trained = (evaluation.content.get(f"{of}image_size") for of in ("", "encoder_"))
+    if size is not None and size != trained:
+        parts.append(f"images of {size} x {size}")
     step, last = evaluation.content.get("step"), (run.result or {}).get("steps")
     if step is not None and step != last:
         parts.append(f"step {step}")

@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import re
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -118,6 +119,8 @@ def read_run(path: Path) -> Run | None:
     notes: list[str] = []
     curves, epoch, step = _read_metrics(files.metrics, config, result, notes)
     evaluations = tuple(_read_evaluations(path / EVALUATIONS, notes))
+    if files.predictions.is_file() and not zipfile.is_zipfile(files.predictions):
+        notes.append(f"{PREDICTIONS} is cut short or damaged; no figure shows it")
     return Run(path, config, result, curves, evaluations, epoch, step, tuple(notes))
 
 

@@ -259,9 +259,9 @@ def _about(runs: Sequence[Run]) -> str:
     }
     parts = []
     for key, words in keys.items():
-        values = {(run.result or {}).get(key) for run in runs}
-        value = next(iter(values)) if len(values) == 1 else None
-        if isinstance(value, int) and value:
+        values = [(run.result or {}).get(key) for run in runs]
+        value = values[0]
+        if isinstance(value, int) and value and values.count(value) == len(values):
             parts.append(f"{value:,} {words}")
     return ", ".join(parts)
 
@@ -273,10 +273,8 @@ def _put_evaluations(table: Table, tables: dict[str, Table]) -> None:
         for run in group.runs:
             for evaluation in run.evaluations:
                 where = data_of(evaluation.content)
-                what, protocol = (
-                    what_was_evaluated(evaluation, run),
-                    protocol_of(evaluation.content),
-                )
+                what = what_was_evaluated(evaluation, run)
+                protocol = protocol_of(evaluation.content)
                 key = (where, group.label, group.protocol, what, protocol)
                 if key not in rows:
                     rows[key] = EvaluatedAgain(group.label, table.title, what, protocol, {})

@@ -383,6 +383,7 @@ def test_hydras_own_settings_are_printed(command: Callable[..., Any]) -> None:
     [
         (("--cfg",), "--cfg"),
         (("--cfg", "job", "-p", "lss"), "lss"),
+        (("-m", "--cfg", "job", "seed=1,2"), "without -m"),
         (("--speed", "3"), "--speed"),
     ],
 )

@@ -226,6 +226,8 @@ def test_both_can_follow_the_embedding(
     [
         (["images=IMAGES"], ["run is not set", "run=DIR images=FOLDER"]),
         (["run=RUN"], ["images is not set"]),
+        (["run=RUN", "images="], ["images=: nothing is given"]),
+        (["run=RUN", "images=IMAGES", "query=no.png"], ["query=no.png: there is no such file"]),
         (["run=RUN", "images=nowhere"], ["images=nowhere: there is no such folder"]),
         (["run=nowhere", "images=IMAGES"], ["nowhere: contains no run"]),
         (["run=RUN", "images=RUN/checkpoints"], ["no images"]),

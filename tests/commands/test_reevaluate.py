@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from tcl_train.cli.main import main_eval
+from tcl_train.data.dataset import DataSet
 from tcl_train.evaluation import evaluate as evaluation
 from tcl_train.evaluation.predictions import Predictions
 from tcl_train.run.directory import RunDir
@@ -155,6 +157,48 @@ def test_an_encoder_that_was_trained_on_grey_images_sees_colour_and_another_size
     assert "dataset.image_size=8" in outcome.out
     result = evaluations(run_dir)["image_folder-lbfgs.json"]
     assert (result["image_size"], result["encoder_image_size"]) == (16, 8)
+
+
+def test_the_images_of_pretraining_are_known_at_another_size(
+    run_dir: RunDir, tcl_eval: Callable[..., Any]
+) -> None:
+    words = ["random_encoder_baseline=false", "dataset.image_size=6"]
+    assert tcl_eval(f"run={run_dir}", *words).status == 0
+    (result,) = evaluations(run_dir).values()
+    assert "pretraining saw these images" in result["probe"]["l2_chosen_by"]
+
+
+def test_of_weights_from_elsewhere_nobody_knows_what_they_have_seen(
+    run_dir: RunDir, tmp_path: Path, tcl_eval: Callable[..., Any]
+) -> None:
+    encoder = ["encoder=resnet8", "encoder.width=4", f"encoder.weights={run_dir}"]
+    words = ["dataset=digits", "random_encoder_baseline=false", f"out={tmp_path / 'out'}"]
+    assert tcl_eval(*encoder, *words).status == 0
+    chosen_by = RunDir(tmp_path / "out").read_result()["probe"]["l2_chosen_by"]
+    assert "whether pretraining saw these images is not known" in chosen_by
+
+
+def test_another_seed_scores_the_validation_images_that_pretraining_did_not_see(
+    run_dir: RunDir, tcl_eval: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = run_dir.read_config()
+    config.validation = 0.1
+    OmegaConf.save(config, run_dir.config)
+    kept_out: list[torch.Tensor] = []
+    before = DataSet.with_validation
+
+    def with_validation(data: DataSet, share: float, g: torch.Generator) -> DataSet:
+        divided = before(data, share, g)
+        assert divided.validation is not None
+        assert divided.validation.labels_N is not None
+        kept_out.append(divided.validation.labels_N)
+        return divided
+
+    monkeypatch.setattr(DataSet, "with_validation", with_validation)
+    for seed in (config.seed, config.seed + 1):
+        words = ["random_encoder_baseline=false", f"seed={seed}"]
+        assert tcl_eval(f"run={run_dir}", *words).status == 0
+    assert torch.equal(*kept_out)
 
 
 def test_images_that_the_encoder_cannot_take_are_refused(
@@ -359,6 +403,10 @@ def test_without_words_it_says_what_it_does(tcl_eval: Callable[..., Any]) -> Non
         (["dataset=digits"], ["run is not set", "tcl-eval run=DIR"]),
         (["run=nowhere"], ["nowhere", "contains no run", "config.yaml"]),
         (["run=RUN", "run=RUN"], ["given twice"]),
+        (["run=RUN", "run=RUN/../run"], ["given twice"]),
+        (["run="], ["run=: nothing is given"]),
+        (["run=[]"], ["run=[]: nothing is given"]),
+        (["encoder=resnet8", "dataset=digits", "out="], ["out=: nothing is given"]),
         (["run=nowhere/*"], ["run=nowhere/*", "matches no run"]),
         (["run=RUN", "checkpoint=epoch-3"], ["checkpoint=epoch-3", "last.pt", "checkpoint.keep"]),
         (["run=RUN", "checkpoint=../last"], ["checkpoint=../last", "name of a file"]),
@@ -403,6 +451,18 @@ def test_a_folder_without_labels_is_refused(
     root = write_images(tmp_path, {"images": 3}) / "images"
     line = eval_refused(f"run={run_dir}", "dataset=image_folder", f"dataset.root={root}")
     assert str(root) in line
+
+
+def test_a_folder_that_cannot_be_made_is_refused_before_anything_is_computed(
+    run_dir: RunDir, tmp_path: Path, eval_refused: Callable[..., str], monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(evaluation.Evaluator, "measure", None)
+    out = tmp_path / "file" / "out"
+    out.parent.write_text("")
+    line = eval_refused("encoder=resnet8", "encoder.width=4", "dataset=digits", f"out={out}")
+    assert f"out={out}: cannot be written" in line
+    run_dir.evaluations.write_text("")
+    assert f"run={run_dir.evaluations}: cannot be written" in eval_refused(f"run={run_dir}")
 
 
 def test_a_run_without_a_checkpoint_is_refused(

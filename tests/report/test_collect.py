@@ -206,3 +206,15 @@ def test_only_what_changed_is_read_again(tmp_path, write_run):
     assert two[1] is not one[1]
     shutil.rmtree(first)
     assert [run.path for run in collector.collect().finished] == [second]
+
+
+def test_predictions_that_are_cut_short_are_told(tmp_path, write_run, write_predictions):
+    for name in ("whole", "cut"):
+        write_predictions(write_run(tmp_path / name), classes=["a", "b"])
+    path = tmp_path / "cut" / "predictions.npz"
+    path.write_bytes(path.read_bytes()[:300])
+    collection = Collector([str(tmp_path)]).collect()
+    assert len(collection.finished) == 2
+    (note,) = collection.notes
+    assert note.name.endswith("cut")
+    assert "predictions.npz is cut short" in note.reason

@@ -170,6 +170,30 @@ def test_evaluations_are_rows_of_the_data_set_they_were_made_on(tmp_path, write_
     assert again.summary(TOP1).count == 2
 
 
+def test_evaluations_on_images_of_another_size_are_rows_of_their_own(tmp_path, write_run):
+    run = write_run(tmp_path / "run")
+    evaluate(run, "digits-lbfgs", top1=80.0, image_size=8, encoder_image_size=8)
+    evaluate(run, "digits-lbfgs-2", top1=60.0, image_size=16, encoder_image_size=8)
+    (digits,) = tables(tmp_path)
+    found = {row.what: row.summary(TOP1).mean for row in digits.again}
+    assert found == {"digits-lbfgs": 80, "digits-lbfgs, images of 16 x 16": 60}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [{"num_classes": [2]}, {"corruption": {"top1": {"fog": 3}}}, {"few_labels": {"5": 3}}],
+    ids=str,
+)
+def test_values_of_other_types_do_not_stop_the_report(tmp_path, write_run, damage):
+    run = write_run(tmp_path / "run")
+    evaluate(run, "digits-lbfgs", **damage)
+    (run / "result.json").write_text(
+        json.dumps(json.loads((run / "result.json").read_text()) | damage)
+    )
+    (digits,) = tables(tmp_path)
+    assert len(digits.again) == 1
+
+
 def test_few_labels_and_corruptions_are_measures_of_their_own(tmp_path, write_run):
     few = {"0.01": {"top1": 40.0, "top1_std": 2.0}, "5": {"top1": 60.0}}
     corruption = {"mean_top1": 30.0, "top1": {"fog": {"1": 40, "5": 20}, "snow": {"5": 30}}}
