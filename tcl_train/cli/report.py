@@ -28,9 +28,9 @@ KEYS = {
     "every": Key(
         help="seconds between two looks, with watch=true (default: 10)",
         read=number(above=0),
-        default=10.0,
     ),
 }
+SECONDS = 10.0  # between two looks
 NEEDED = {"matplotlib": "matplotlib", "jinja2": "jinja2"}
 
 
@@ -48,6 +48,9 @@ def report_command(words: list[str], processes: Processes | None) -> int:
     values, folders = read_words("tcl-report", words, KEYS, places=True)
     if not folders:
         raise RequestError("no folder is given; give some that hold runs, as in tcl-report outputs")
+    watch, every = values.pop("watch"), values.pop("every")
+    if every is not None and not watch:
+        raise RequestError(f"every={every:g}: goes with watch=true; give it, too")
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise RequestError(f"{missing[0]} is not installed; pip install 'tcl-train[report]'")
@@ -55,9 +58,8 @@ def report_command(words: list[str], processes: Processes | None) -> int:
     from tcl_train.run.logs import log_to_terminal
 
     log_to_terminal()
-    watch, every = values.pop("watch"), values.pop("every")
     if watch:
-        keep_report_current(folders, every=every, **values)
+        keep_report_current(folders, every=every or SECONDS, **values)
     else:
         make_report(folders, **values)
     return 0

@@ -68,6 +68,7 @@ def test_no_runs(refused_report, tmp_path):
         ((".", "oot=x"), "oot=x: no such key; did you mean out? there are"),
         ((".", "pdf=yes"), "pdf=yes: must be true or false"),
         ((".", "every=0"), "every=0: must be a finite number > 0"),
+        ((".", "every=5"), "every=5: goes with watch=true; give it, too"),
         ((".", "measure=wall_seconds"), "measure=wall_seconds: must be one of top1"),
         ((".", "--watch"), "--watch: no such flag"),
     ],
