@@ -36,13 +36,13 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from tcl_train import build as configs
-from tcl_train.build import Embedder
 from tcl_train.cli.compose import compose_run
 from tcl_train.commands.embed import BATCH_SIZE, LARGE_BATCH, EmbedSettings, embed_listing
 from tcl_train.data.listing import Listing, unlabelled
 from tcl_train.data.normalize import Normalize
 from tcl_train.evaluation.feature_file import open_writer
 from tcl_train.evaluation.features import frozen
+from tcl_train.restore import Embedder
 from tcl_train.runtime.device import Runtime
 from tcl_train.runtime.memory import ask_for_huge_pages, keep_freed_memory
 

@@ -20,11 +20,12 @@ from typing import Any
 import torch
 from bench_record import Table
 
-from tcl_train.build import build_data, load_encoder
+from tcl_train.build import build_data
 from tcl_train.data.holding_out import held_out_rows
 from tcl_train.data.normalize import Normalize
 from tcl_train.evaluation.features import Features, MirrorMean, accuracy, extract
 from tcl_train.evaluation.lbfgs import LBFGSProbe, LinearClassifier, Standardise
+from tcl_train.restore import load_encoder
 from tcl_train.run.directory import RunDir
 from tcl_train.runtime.device import Runtime
 from tcl_train.runtime.randomness import generator
