@@ -1,9 +1,9 @@
 """From a composed config to checked settings and built parts.
 
-Each command calls one function of this module and gets all that it works with:
+`tcl-train` calls one function of this module and gets all that it works with (for other commands
+see tcl_train/build_evaluation.py and tcl_train/restore.py):
 
     run = build_run(config)                  # tcl-train
-    encoder = load_encoder("outputs/...")    # Python
 
 The functions below them build single parts. Nothing is written back into the config: what is
 derived (the stem, the mean, the steps) is worked out where it is built.

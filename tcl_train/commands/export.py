@@ -95,7 +95,7 @@ def describe(encoder: Encoder, config: DictConfig, format: str, name: str) -> Ab
     mean, std = ([*v] * 3 if len(v) == 1 else [*v] for v in (encoder.mean, encoder.std))
     return {
         "load": lines,
-        "library": None if architecture is None else architecture.library,
+        "library": None if architecture is None else architecture.package,
         "architecture": config.names.encoder if architecture is None else architecture.name,
         "stem": None if architecture is None else architecture.stem,
         "input": "(N, 3, S, S), float32, RGB: values from 0 to 1, minus mean, divided by std",

@@ -73,8 +73,8 @@ def _known(
     library: str, libraries: Sequence[str], architecture: Architecture | None
 ) -> Architecture:
     others = f"give one of {', '.join(OF_ANY)}"
-    if architecture is None or architecture.library not in libraries:
-        if architecture is not None and architecture.library == "timm":
+    if architecture is None or architecture.package not in libraries:
+        if architecture is not None and architecture.package == "timm":
             others = f"give one of timm, {', '.join(OF_ANY)}"
         name = "this encoder" if architecture is None else f"the {architecture.name} of this run"
         raise ValueError(f"{library} does not have {name}; {others}")

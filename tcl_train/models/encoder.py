@@ -9,13 +9,13 @@ from torch import nn
 
 
 class Architecture(NamedTuple):
-    """Whose network an encoder is, so that its weights fit there: of the library `torchvision`,
+    """Whose network an encoder is, so that its weights fit there: of the package `torchvision`,
     `timm` or `tcl_train`, by the name that it has in it. stem: see
-    :mod:`tcl_train.models.stem`; `imagenet` is the library's own. norm: see
-    :func:`tcl_train.models.norm.norm_layer`. arguments: further ones of the library's function.
+    :mod:`tcl_train.models.stem`; `imagenet` is the package's own. norm: see
+    :func:`tcl_train.models.norm.norm_layer`. arguments: further ones of the package's function.
     """
 
-    library: str
+    package: str
     name: str
     stem: str
     norm: str = "batch"

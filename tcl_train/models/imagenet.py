@@ -16,13 +16,13 @@ def imagenet_weights(architecture: Architecture | None, image_size: int) -> Mapp
     Raises:
         ValueError: there are none, or they cannot be downloaded.
     """
-    if architecture is None or architecture.library not in ("torchvision", "timm"):
+    if architecture is None or architecture.package not in ("torchvision", "timm"):
         raise ValueError(
             "there are none for this encoder; give a FILE or RUN_DIR, or encoder=resnet18, "
             "resnet34, resnet50, resnet101 or timm"
         )
     try:
-        if architecture.library == "timm":
+        if architecture.package == "timm":
             return published_by_timm(architecture.name, image_size)
         from torchvision.models import get_model_weights
 
@@ -31,6 +31,6 @@ def imagenet_weights(architecture: Architecture | None, image_size: int) -> Mapp
     except Exception as error:  # of the network, each library has its own
         first = (str(error).splitlines() or [""])[0].split(". ")[0]
         raise ValueError(
-            f"{architecture.library} cannot give those of {architecture.name} "
+            f"{architecture.package} cannot give those of {architecture.name} "
             f"({type(error).__name__}: {first}); give them as a FILE, or try again with a network"
         ) from error
