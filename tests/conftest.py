@@ -228,12 +228,26 @@ def few_digits() -> DataSet:
     return dataclasses.replace(data, pretrain=train, train=train, test=first(data.test, 60))
 
 
-@pytest.fixture
-def on_few_digits(few_digits: DataSet, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs see those only, so that a run takes a tenth of a second. Give batch_size=32."""
-    from tcl_train import build as configs
+@pytest.fixture(scope="session")
+def replace_data() -> Callable[[pytest.MonkeyPatch, DataSet], None]:
+    """`replace_data(monkeypatch, data)`: runs and evaluations see this data set, whatever their
+    words say. Every module that imports `build_data` by name is loaded first: one that is first
+    loaded later would keep the replacement for good."""
+    from tcl_train import build, build_evaluation
 
-    monkeypatch.setattr(configs, "build_data", lambda *_, **__: few_digits)
+    def replace(patch: pytest.MonkeyPatch, data: DataSet) -> None:
+        for module in (build, build_evaluation):
+            patch.setattr(module, "build_data", lambda *_, **__: data)
+
+    return replace
+
+
+@pytest.fixture
+def on_few_digits(
+    few_digits: DataSet, replace_data: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Runs see those only, so that a run takes a tenth of a second. Give batch_size=32."""
+    replace_data(monkeypatch, few_digits)
 
 
 @pytest.fixture(scope="session")

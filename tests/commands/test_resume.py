@@ -20,7 +20,6 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from tcl_train import build
 from tcl_train.cli.overrides import quoted
 from tcl_train.commands import train as train_module
 from tcl_train.evaluation.evaluate import Evaluator
@@ -73,12 +72,13 @@ def training_lines(run_dir: RunDir) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def uninterrupted(
     few_digits: Any,
+    replace_data: Callable[..., None],
     train_tiny: Callable[..., dict[str, Any]],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> RunDir:
     run_dir = RunDir(tmp_path_factory.mktemp("uninterrupted") / "run")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build, "build_data", lambda *_, **__: few_digits)
+        replace_data(patch, few_digits)
         train_tiny(run_dir, *WORDS)
     return run_dir
 

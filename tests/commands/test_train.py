@@ -15,7 +15,6 @@ import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from tcl_train import build as configs
 from tcl_train.build import build_run
 from tcl_train.commands import train as train_module
 from tcl_train.commands.result import summary_line
@@ -242,11 +241,12 @@ def test_without_supervision_the_labels_of_the_pretraining_images_are_never_read
     loss: str,
     run_dir: RunDir,
     few_digits: DataSet,
+    replace_data: Callable[..., None],
     train_tiny: Callable[..., dict[str, Any]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     blind = with_unreadable_labels(few_digits)
-    monkeypatch.setattr(configs, "build_data", lambda *_, **__: blind)
+    replace_data(monkeypatch, blind)
     result = train_tiny(run_dir, "batch_size=32", f"loss={loss}", "supervised=false")
     assert result["supervised"] is False
     assert result["top1"] > 0  # the evaluation may read its own
@@ -255,12 +255,13 @@ def test_without_supervision_the_labels_of_the_pretraining_images_are_never_read
 def test_with_supervision_they_are_read(
     run_dir: RunDir,
     few_digits: DataSet,
+    replace_data: Callable[..., None],
     train_tiny: Callable[..., dict[str, Any]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Or else the test above would see nothing."""
     blind = with_unreadable_labels(few_digits)
-    monkeypatch.setattr(configs, "build_data", lambda *_, **__: blind)
+    replace_data(monkeypatch, blind)
     with pytest.raises((AssertionError, TrainingError), match="labels were read"):
         train_tiny(run_dir, "batch_size=32")
 
