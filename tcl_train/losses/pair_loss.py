@@ -101,7 +101,8 @@ class _NormalizedRows(ClosedForm):
         unit_ND = z_ND / largest_N1
         norm_N1 = unit_ND.norm(dim=1, keepdim=True)
         norm_N1.masked_fill_(norm_N1 == 0, math.inf)
-        unit_ND.div_(norm_N1)
+        # Not in place: torch 2.11's compiler gives a result that was written into no gradient.
+        unit_ND = unit_ND / norm_N1
         norm_N1 *= largest_N1
         ctx.save_for_backward(unit_ND, norm_N1)
         return unit_ND
