@@ -96,6 +96,7 @@ def blocks_of(
 ) -> tuple[Callable[[], int], Callable[[], int]]:
     """Ours and Pillow's; each gives the number of views that it made."""
     augment = configs.build_augment(compose_run([f"augment={preset}"]).config, data)
+    assert isinstance(data.pretrain.images, ArrayImages)
     images_BCHW = data.pretrain.images.images_NCHW.to(device)
     images = [
         Image.fromarray(np.ascontiguousarray(image))

@@ -161,9 +161,9 @@ def memory_growth(
         value_and_gradient(loss, z_ND, y_N)
         return (torch.cuda.max_memory_allocated() - before) / 2**20
     Path("/proc/self/clear_refs").write_text("5")
-    before = peak_mib()
+    resident = peak_mib()
     value_and_gradient(loss, z_ND, y_N)
-    return peak_mib() - before
+    return peak_mib() - resident
 
 
 def memory_of(loss: str, kind: str, n: int, dtype: str, device: torch.device) -> float:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import torch
 from bench_record import Table
@@ -42,13 +43,14 @@ def main() -> None:
     device = torch.device(given.device)
 
     shape = (given.dim, given.classes)
+    unused: Any = None
     probe_input = ProbeInput(
-        encoder=None,  # this probe looks at features only
+        encoder=unused,  # this probe looks at features only
         train=draw(given.rows, *shape, "train", device),
-        train_split=None,
+        train_split=unused,
         num_classes=given.classes,
-        augment=None,
-        runtime=None,
+        augment=unused,
+        runtime=unused,
         seed=1,
         batch_size=256,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import platform
 import sys
+from collections.abc import Iterable
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,7 @@ class Table:
     def _show(self) -> None:
         """The last row, below the names of the columns where it is the first."""
         widths = [max(len(column), 10) for column in self.rows[0]]
-        lines = [self.rows[-1].values()]
+        lines: list[Iterable[object]] = [self.rows[-1].values()]
         if len(self.rows) == 1:
             lines.insert(0, self.rows[0].keys())
         for line in lines:

@@ -78,7 +78,8 @@ class Arrangement:
     def turn(self) -> None:
         for process in self.running:
             print(self.steps, file=process.stdin, flush=True)
-        self.times.append(max(float(process.stdout.readline()) for process in self.running))
+        answers = [process.stdout for process in self.running]
+        self.times.append(max(float(answer.readline()) for answer in answers if answer))
 
     def end(self) -> dict[str, float]:
         """Medians, and the peak memory of the first process."""

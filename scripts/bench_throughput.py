@@ -92,8 +92,7 @@ def encoder_alone(words: list[str], data: DataSet) -> Block:  # noqa: ARG001
         for part in method.modules()
         if isinstance(part, Teacher)
     ]
-    for module in (encoder, *teachers):
-        runtime.prepare(module, module)
+    runtime.prepare(nn.ModuleList([encoder, *teachers]))
     optimizer = torch.optim.SGD(encoder.parameters(), lr=0.01, momentum=0.9)
     shape = (config.batch_size * config.views, 3, 32, 32)
     views_NCHW = torch.randn(shape).to(runtime.device, memory_format=torch.channels_last)
@@ -128,9 +127,11 @@ class PillowViews(Dataset):
     """Two augmented views of each image, made one by one."""
 
     def __init__(self, data: DataSet) -> None:
+        assert isinstance(data.pretrain.images, ArrayImages)
+        assert data.pretrain.labels_N is not None
         images_NHWC = data.pretrain.images.images_NCHW.permute(0, 2, 3, 1).numpy()
         self.images = [Image.fromarray(np.ascontiguousarray(image)) for image in images_NHWC]
-        self.labels_N = data.pretrain.labels_N
+        self.labels_N: torch.Tensor = data.pretrain.labels_N
         self.transform = transforms.Compose(
             [
                 transforms.RandomResizedCrop(32, scale=(0.2, 1.0)),
@@ -220,7 +221,7 @@ class Bench:
         context = multiprocessing.get_context("spawn")
         self.connection, other = context.Pipe()
         args = (kind, words, steps, batch_size, other)
-        self.process = context.Process(target=serve, args=args)
+        self.process = context.Process(target=serve, args=args, daemon=True)
         self.process.start()
         other.close()  # so that a process that has died is noticed
 

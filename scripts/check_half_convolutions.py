@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 # kernel, stride, padding
 KERNELS = [(1, 1, 0), (1, 2, 0), (3, 1, 1), (3, 2, 1), (4, 2, 1), (7, 2, 3), (2, 2, 0), (4, 4, 0)]
@@ -28,7 +30,7 @@ def leave_rubbish(numbers: int) -> None:
     del rubbish
 
 
-def results(x, w, dy, stride: int, padding: int) -> dict[str, torch.Tensor]:
+def results(x: Tensor, w: Tensor, dy: Tensor, stride: int, padding: int) -> dict[str, Any]:
     x, w = x.detach().requires_grad_(), w.detach().requires_grad_()
     y = F.conv2d(x, w, stride=stride, padding=padding)
     y.backward(dy)
@@ -46,9 +48,10 @@ def main() -> None:
         tried += 1
         leave_rubbish(filters * channels * kernel * kernel)
         leave_rubbish(images * filters * height * width)
-        layout = {"memory_format": torch.channels_last}
-        x = torch.randn(images, channels, height, width).bfloat16().to(**layout)
-        w = torch.randn(filters, channels, kernel, kernel).bfloat16().to(**layout)
+        x, w = (
+            torch.randn(shape).bfloat16().contiguous(memory_format=torch.channels_last)
+            for shape in ((images, channels, height, width), (filters, channels, kernel, kernel))
+        )
         out = [(side + 2 * padding - kernel) // stride + 1 for side in (height, width)]
         dy = torch.randn(images, filters, *out).bfloat16()
         exact = results(x.float(), w.float(), dy.float(), stride, padding)

@@ -68,7 +68,7 @@ def main() -> None:
         found = ((lr, spread(*words, f"lr={lr}")) for lr in LADDER)
         lr, value = next((pair for pair in found if not healthy(pair[1])), (None, None))
         row: dict[str, object] = {"kind": kind, "name": name, "lr": lr or "-", "spread": value}
-        remedies = {"lr / 10": (f"lr={(lr or 0) / 10}",)}
+        remedies: dict[str, tuple[str, ...]] = {"lr / 10": (f"lr={(lr or 0) / 10}",)}
         remedies["warm-up"] = (f"lr={lr}", f"scheduler.warmup_epochs={EPOCHS // 2}")
         if name == "tcl":
             remedies["k1 grows"] = (f"lr={lr}", f"k1_warmup_epochs={EPOCHS // 2}")

@@ -132,16 +132,16 @@ def go_backward(outputs: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
     inflow: dict[Any, list[Tensor | None]] = {}
     for x, gradient in zip(outputs, gradients, strict=True):
         _flow(inflow, x.grad_fn, x.output_nr, gradient)
-    ready = [node for node in dict.fromkeys(roots) if not missing[node]]
+    ready: list[Any] = [node for node in dict.fromkeys(roots) if not missing[node]]
     while ready:
         node = ready.pop()
-        for (after, place), gradient in zip(
+        for (after, place), result in zip(
             node.next_functions, _results(node, inflow.pop(node, [])), strict=False
         ):
             if after is None:
                 continue
-            if gradient is not None:
-                _flow(inflow, after, place, gradient)
+            if result is not None:
+                _flow(inflow, after, place, result)
             missing[after] -= 1
             if not missing[after]:
                 ready.append(after)
@@ -173,7 +173,9 @@ def _results(node: Any, gradients: list[Tensor | None]) -> Sequence[Tensor | Non
     if not any(gradient is not None for gradient in gradients):
         return [None] * len(node.next_functions)
     if type(node).__name__ == "AccumulateGrad":
-        _accumulate(node.variable, gradients[0])
+        (gradient,) = gradients
+        assert gradient is not None
+        _accumulate(node.variable, gradient)
         return ()
     call = node.apply if isinstance(node, torch.autograd.function.BackwardCFunction) else node
     results = call(*gradients)

@@ -6,6 +6,7 @@ import os
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from fuzz_inputs import HOW, LAYOUTS, Damage, Images, Stored
@@ -168,7 +169,7 @@ def settings_with_values(draw: Draw, chosen: Words, least: int = 1, most: int = 
     words = []
     for _ in range(draw(st.integers(least, most))):
         key = draw(st.sampled_from(usable_keys(chosen)))
-        words.append(f"{key}={draw(values.filter(lambda value, key=key: bounded(key, value)))}")
+        words.append(f"{key}={draw(values.filter(partial(bounded, key)))}")
     return words
 
 

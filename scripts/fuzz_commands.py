@@ -144,7 +144,7 @@ def _confine(box: Path) -> None:
     os.environ |= {"HOME": str(box / "home"), "XDG_CACHE_HOME": str(box / "cache")}
     for name in ("HYDRA_FULL_ERROR", "TCL_TRAIN_DATA", "WORLD_SIZE", "NOT_SET"):
         os.environ.pop(name, None)
-    sweep._run = _fork_job  # type: ignore[assignment]
+    sweep._run = _fork_job
     socket.socket.connect = _no_network  # type: ignore[method-assign]
     used = Path("/proc/self/statm")
     if used.exists():

@@ -27,37 +27,42 @@ part() {
     [ "$status" = 0 ] || failed=1
 }
 
-sizes=(--batch-sizes 64 256 --steps 10 --turns 2)
+sizes=(--encoders resnet18 resnet50 --batch-sizes 64 256 --steps 10 --turns 2)
+usual=(--encoders resnet18 --batch-sizes 256 --steps 10 --turns 2)
 rows=(--rows 256 2048 8192 65536 --seconds 3 --dtypes float32)
 turns=15
 small=()
 if [ -n "${SMALL:-}" ]; then
-    sizes=(--batch-sizes 8 --steps 1 --turns 1)
+    sizes=(--encoders resnet18 --batch-sizes 8 --steps 1 --turns 1)
+    usual=("${sizes[@]}")
     rows=(--rows 256 --seconds 1 --dtypes float32)
     turns=1
     small=(encoder=resnet8 batch_size=64 epochs=1)
 fi
 
 if [ -d .gpu/wheels ]; then
-    part wheels 60 "$python" -m pip install --quiet --disable-pip-version-check --no-index --no-deps \
+    part wheels 20 "$python" -m pip install --quiet --disable-pip-version-check --no-index --no-deps \
         --target "$work/site" .gpu/wheels/*.whl
 fi
+export TCL_TRAIN_TEST_DEVICE="$device"
 part tests 120 "$python" -m pytest -q -p no:cacheprovider tests/gpu
 if [ -f .gpu/images.tar ]; then
     mkdir "$work/images" && tar --extract --file .gpu/images.tar --directory "$work/images"
-    part training 120 "$python" -m tcl_train loss=tcl dataset=cifar100 dataset.root="$work/images" \
+    part training 100 "$python" -m tcl_train loss=tcl dataset=cifar100 dataset.root="$work/images" \
         device="$device" encoder=resnet18 augment=simaug batch_size=256 epochs=30 k1=5000 \
         probe=lbfgs data.cache_dir="$work/cache" hydra.run.dir="$work/run" "${small[@]}"
     cp "$work/run/result.json" "$out/training.json"
     cp "$work/run/metrics.jsonl" "$out/training.jsonl"
 fi
-part step 170 "$python" scripts/bench_throughput.py --device "$device" --kinds encoder step \
-    --encoders resnet18 resnet50 "${sizes[@]}" --out "$out/throughput.csv"
-part augment 60 "$python" scripts/bench_augment.py --device "$device" --turns "$turns" \
+part step 130 "$python" scripts/bench_throughput.py --device "$device" --kinds encoder step \
+    "${sizes[@]}" --out "$out/throughput.csv"
+part usual 60 "$python" scripts/bench_throughput.py --device "$device" --kinds step public \
+    "${usual[@]}" --out "$out/usual.csv"
+part augment 40 "$python" scripts/bench_augment.py --device "$device" --turns "$turns" \
     --out "$out/augment.csv"
-part losses 90 "$python" scripts/bench_losses.py --device "$device" --losses tcl supcon \
+part losses 60 "$python" scripts/bench_losses.py --device "$device" --losses tcl supcon \
     "${rows[@]}" --largest-dense 8192 --out "$out/losses.csv"
-part compile 90 "$python" -m tcl_train device="$device" compile=true epochs=5 probe=lbfgs \
+part compile 50 "$python" -m tcl_train device="$device" compile=true epochs=5 probe=lbfgs \
     random_encoder_baseline=false hydra.run.dir="$work/compiled"
 cat "$out/summary.txt"
 exit "$failed"

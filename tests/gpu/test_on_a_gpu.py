@@ -4,9 +4,7 @@ runs them with everything else that a GPU is needed for."""
 from __future__ import annotations
 
 import json
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,10 +24,7 @@ from tcl_train.losses import TCL, HardContrastive, NTXent, SupCon, Triplet
 from tcl_train.run.directory import RunDir
 from tcl_train.runtime.randomness import generator
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU"),
-]
+pytestmark = pytest.mark.gpu
 
 LOSSES = [TCL(0.1, 5e4, 1.0), SupCon(0.07), SupCon(0.1, form="in"), NTXent(0.5), Triplet()]
 MATMUL_AND_REDUCTIONS = 2e-6  # relative to the value; float32 sums in another order
@@ -37,14 +32,16 @@ MATMUL_AND_REDUCTIONS = 2e-6  # relative to the value; float32 sums in another o
 
 @pytest.mark.parametrize("rows", [300, 5000])
 @pytest.mark.parametrize("loss", LOSSES, ids=str)
-def test_losses_and_gradients_are_those_of_float64_on_the_cpu(loss: Any, rows: int) -> None:
+def test_losses_and_gradients_are_those_of_float64_on_the_cpu(
+    loss: Any, rows: int, device: str
+) -> None:
     if isinstance(loss, Triplet) and rows > 1000:
         rows = 1000  # it looks at all triplets
     g = torch.Generator().manual_seed(0)
     z_ND, y_N = torch.randn(rows, 128, generator=g), torch.randint(0, 40, (rows,), generator=g)
     exact_ND = z_ND.double().requires_grad_()
-    on_gpu_ND = z_ND.cuda().requires_grad_()
-    exact, on_gpu = loss(exact_ND, y_N), loss(on_gpu_ND, y_N.cuda())
+    on_gpu_ND = z_ND.to(device).requires_grad_()
+    exact, on_gpu = loss(exact_ND, y_N), loss(on_gpu_ND, y_N.to(device))
     exact.backward()
     on_gpu.backward()
     assert on_gpu.item() == pytest.approx(exact.item(), rel=MATMUL_AND_REDUCTIONS)
@@ -52,25 +49,25 @@ def test_losses_and_gradients_are_those_of_float64_on_the_cpu(loss: Any, rows: i
     assert error_ND.norm() < 2 * MATMUL_AND_REDUCTIONS * exact_ND.grad.norm()
 
 
-def test_the_hard_loss_is_that_of_the_cpu() -> None:
+def test_the_hard_loss_is_that_of_the_cpu(device: str) -> None:
     """Which negatives are hard is decided in float32 on both."""
     g = torch.Generator().manual_seed(0)
     z_ND, y_N = torch.randn(600, 128, generator=g), torch.arange(600) // 2
     loss = HardContrastive()
-    on_gpu, on_cpu = loss(z_ND.cuda(), y_N.cuda()), loss(z_ND, y_N)
+    on_gpu, on_cpu = loss(z_ND.to(device), y_N.to(device)), loss(z_ND, y_N)
     assert on_gpu.item() == pytest.approx(on_cpu.item(), rel=1e-4)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("preset", choices("augment"))
-def test_augmentation_is_that_of_the_cpu(preset: str, channels: int) -> None:
+def test_augmentation_is_that_of_the_cpu(preset: str, channels: int, device: str) -> None:
     data: Any = SimpleNamespace(image_size=32, mean=(0.5,) * channels, std=(0.25,) * channels)
     augment = configs.build_augment(compose_run([f"augment={preset}"]).config, data)
     g = torch.Generator().manual_seed(0)
     images_BCHW = torch.randint(0, 256, (64, channels, 40, 40), dtype=torch.uint8, generator=g)
     views = [
         augment(images, views=2, generator=generator(1, "augment", 1)).cpu()
-        for images in (images_BCHW, images_BCHW.cuda())
+        for images in (images_BCHW, images_BCHW.to(device))
     ]
     # Normalised values reach from -2 to 2; 1/255 of the range of levels is 0.016.
     differs = (views[0] - views[1]).abs() >= 2e-5
@@ -83,33 +80,27 @@ def test_augmentation_is_that_of_the_cpu(preset: str, channels: int) -> None:
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("preset", choices("augment"))
 def test_both_forms_of_augmentation_are_the_same_on_a_gpu(
-    preset: str, channels: int, monkeypatch: pytest.MonkeyPatch
+    preset: str,
+    channels: int,
+    device: str,
+    waiting_forbidden: Callable[[], Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """By groups, and with masks, without waiting; floats but for fused multiplications."""
     data: Any = SimpleNamespace(image_size=32, mean=(0.5,) * channels, std=(0.25,) * channels)
     augment = configs.build_augment(compose_run([f"augment={preset}"]).config, data)
     g = torch.Generator().manual_seed(0)
     shape = (64, channels, 32, 32)
-    images_BCHW = torch.randint(0, 256, shape, dtype=torch.uint8, generator=g).cuda()
+    images_BCHW = torch.randint(0, 256, shape, dtype=torch.uint8, generator=g).to(device)
+    monkeypatch.setattr(pipeline, "GROUPED_ON", ())
     augment(images_BCHW, views=2, generator=generator(1, "augment", 1))  # kernels are loaded
     with waiting_forbidden():
         static = augment(images_BCHW, views=2, generator=generator(1, "augment", 1))
-    monkeypatch.setattr(pipeline, "GROUPED_ON", ("cpu", "cuda"))
+    monkeypatch.setattr(pipeline, "GROUPED_ON", (device,))
     grouped = augment(images_BCHW, views=2, generator=generator(1, "augment", 1))
     differs = (static - grouped).abs() >= 2e-5
     allowed = 0.02 if preset == "stacked_randaugment" else 0.0  # it rounds after a jitter
     assert differs.double().mean() <= allowed
-
-
-@contextmanager
-def waiting_forbidden() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch calls the mode a prototype
-        torch.cuda.set_sync_debug_mode("error")
-        try:
-            yield
-        finally:
-            torch.cuda.set_sync_debug_mode(0)
 
 
 @pytest.mark.parametrize(
@@ -125,11 +116,16 @@ def waiting_forbidden() -> Iterator[None]:
     ids=" ".join,
 )
 def test_a_step_never_waits(
-    compose_tiny: Callable[..., DictConfig], few_digits: DataSet, words: list[str]
+    compose_tiny: Callable[..., DictConfig],
+    few_digits: DataSet,
+    words: list[str],
+    device: str,
+    waiting_forbidden: Callable[[], Any],
 ) -> None:
+    skip_fp16_on_a_cpu(device, words)
     augment = [] if words[0].startswith("augment") else ["augment=simaug"]
     precision = [] if words[0].startswith("precision") else ["precision=auto"]
-    words = [*words, *augment, *precision, "batch_size=32", "device=cuda"]
+    words = [*words, *augment, *precision, "batch_size=32", f"device={device}"]
     trainer = build_run(compose_tiny(*words), data=few_digits).trainer
     trainer.method.train()
     batches = trainer.loader.epoch(0)
@@ -148,10 +144,12 @@ def test_an_interrupted_run_ends_as_if_nothing_had_happened(
     signalled: Callable[..., Any],
     tiny_words: Callable[..., list[str]],
     tmp_path: Path,
+    device: str,
     precision: str,
 ) -> None:
     """But for the order in which a GPU sums, which may differ between two runs."""
-    words = tiny_words("epochs=2", "batch_size=32", "device=cuda", f"precision={precision}")
+    skip_fp16_on_a_cpu(device, [f"precision={precision}"])
+    words = tiny_words("epochs=2", "batch_size=32", f"device={device}", f"precision={precision}")
     whole, part = tmp_path / "whole", tmp_path / "part"
     assert command(*words, f"hydra.run.dir={whole}").status == 0
     with signalled(7):
@@ -162,3 +160,8 @@ def test_an_interrupted_run_ends_as_if_nothing_had_happened(
         lines = map(json.loads, RunDir(folder).metrics.read_text().splitlines())
         ends.append([line["loss"] for line in lines if "loss" in line][-1])
     assert ends[1] == pytest.approx(ends[0], rel=1e-2)
+
+
+def skip_fp16_on_a_cpu(device: str, words: list[str]) -> None:
+    if device == "cpu" and "precision=fp16" in words:
+        pytest.skip("fp16 needs a GPU")
