@@ -147,6 +147,21 @@ def test_every_recipe_for_a_loss_is_for_a_data_set_and_a_loss_that_exist() -> No
     assert names <= {f"{dataset}-{loss}" for dataset in DATASETS for loss in LOSSES}
 
 
+def test_every_recipe_for_an_experiment_is_for_an_experiment_and_a_method_that_exist() -> None:
+    folder = config_dir() / "recipe" / "by_experiment"
+    names = {str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml")}
+    assert names
+    methods = choices("method")
+    assert names <= {f"{name}-{method}" for name in choices("experiment") for method in methods}
+
+
+def test_an_experiment_has_settings_for_each_method() -> None:
+    """Behind the method's own, and before what is typed."""
+    words = ["experiment=cpu/self_supervised", "method=byol"]
+    assert compose_run(words).config.method.momentum == 0.97
+    assert compose_run([*words, "method.momentum=0.9"]).config.method.momentum == 0.9
+
+
 def test_every_recipe_says_how_to_run_it() -> None:
     """A data set that has no embedded images says where to put them, too."""
     for dataset in DATASETS:
