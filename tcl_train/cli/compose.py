@@ -270,7 +270,10 @@ def _extended(stored: DictConfig, composed: DictConfig) -> DictConfig:
 
 
 EVALUATION_KEYS = ("dataset", "probe")
-EVALUATION_SETTINGS = ("device", "precision", "data", "seed", "batch_size", "knn", TRUST)
+EVALUATION_SETTINGS = (
+    *("device", "precision", "data", "seed", "batch_size", "knn", "mirror_features"),
+    TRUST,
+)
 
 
 def check_evaluation_keys(overrides: Sequence[str], *, of_run: bool) -> None:

@@ -40,7 +40,7 @@ FOLDER; what is there already stays. probe=finetune trains a copy of the encoder
 {help_of(KEYS)}
 
 All else are settings of the config: dataset, probe, knn, device, precision, data, seed,
-batch_size."""
+batch_size, mirror_features."""
 
 
 @dataclass

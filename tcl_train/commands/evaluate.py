@@ -20,7 +20,7 @@ from tcl_train.evaluation.evaluate import Measured
 from tcl_train.evaluation.measure import FurtherMeasure
 from tcl_train.run.directory import RunDir
 from tcl_train.runtime.code_version import git_commit
-from tcl_train.runtime.device import device_name
+from tcl_train.runtime.device import Runtime, device_name
 from tcl_train.runtime.files import free_name, make_folder, write_json
 
 log = logging.getLogger(__name__)
@@ -73,6 +73,7 @@ def evaluate_again(
         "features": wanted.features,
         "checkpoint": checkpoint.name,
         "step": evaluation.step,
+        **_about_machine(evaluation.evaluator.runtime),
     }
     parts = [names.dataset, names.probe]
     parts += [wanted.features] if wanted.features != "encoder" else []
@@ -109,7 +110,7 @@ def evaluate_encoder(config: DictConfig, out: str | None, wanted: Wanted) -> dic
 
 def _about_encoder(evaluation: Evaluation) -> dict[str, Any]:
     """What a run's result says of the run, as far as it is true of an encoder that none trained."""
-    config, runtime = evaluation.config, evaluation.evaluator.runtime
+    config = evaluation.config
     return {
         **about_data(config.names.dataset, evaluation.data),
         "image_size": evaluation.data.image_size,
@@ -120,12 +121,18 @@ def _about_encoder(evaluation: Evaluation) -> dict[str, Any]:
         "epochs": 0,
         "steps": 0,
         "seed": config.seed,
+        **_about_machine(evaluation.evaluator.runtime),
+        "overrides": OmegaConf.to_object(config.overrides),
+    }
+
+
+def _about_machine(runtime: Runtime) -> dict[str, Any]:
+    return {
         "device": device_name(runtime.device),
         "precision": runtime.precision,
         "torch_version": torch.__version__,
         "tcl_train_version": __version__,
         "git_commit": git_commit(),
-        "overrides": OmegaConf.to_object(config.overrides),
     }
 
 

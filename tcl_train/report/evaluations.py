@@ -15,7 +15,7 @@ NOT_TELLING = {
     *("per_class_top1", "probe", "knn", "dataset", "dataset_root", "left_out", "run", "seed"),
     *("num_train", "num_validation", "num_test", "num_classes", "test_split", "device"),
     *("torch_version", "tcl_train_version", "git_commit", "overrides", "step"),
-    *("image_size", "encoder_image_size"),
+    *("image_size", "encoder_image_size", "precision"),
 }
 USUAL = {"features": "encoder", "checkpoint": "last.pt"}  # not worth a word
 
@@ -37,6 +37,9 @@ def what_was_evaluated(evaluation: Evaluation, run: Run) -> str:
     size, trained = (evaluation.content.get(f"{of}image_size") for of in ("", "encoder_"))
     if size is not None and size != trained:
         parts.append(f"images of {size} x {size}")
+    precision = evaluation.content.get("precision")
+    if precision is not None and precision != (run.result or {}).get("precision"):
+        parts.append(f"precision {precision}")
     step, last = evaluation.content.get("step"), (run.result or {}).get("steps")
     if step is not None and step != last:
         parts.append(f"step {step}")

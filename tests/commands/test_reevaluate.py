@@ -53,7 +53,7 @@ def test_the_same_encoder_gets_the_same_accuracies_again(
     one_image = 100 / 360  # another order of sums may move one that is on the border
     for key in ("top1", "top5", "knn_top1", "random_encoder_top1"):
         assert again[key] == pytest.approx(first[key], abs=1.01 * one_image), key
-    for key in ("num_train", "num_test", "num_classes"):
+    for key in ("num_train", "num_test", "num_classes", "precision", "device", "torch_version"):
         assert again[key] == first[key], key
     assert set(again["probe"]) == set(first["probe"])
     assert (again["dataset"], again["step"]) == ("digits", 10)
@@ -108,6 +108,13 @@ def test_another_probe_can_be_taken(run_dir: RunDir, tcl_eval: Callable[..., Any
     result = evaluations(run_dir)["digits-sgd.json"]
     assert "SGD, 2 epochs" in result["probe"]["optimiser"]
     assert 10 < result["top1"] <= 100
+
+
+def test_features_of_mirror_images_can_be_added(
+    run_dir: RunDir, tcl_eval: Callable[..., Any]
+) -> None:
+    assert tcl_eval(f"run={run_dir}", "mirror_features=true").status == 0
+    assert evaluations(run_dir)["digits-lbfgs.json"]["probe"]["mirror_features"] is True
 
 
 def test_an_interrupted_run_can_be_evaluated(run_dir: RunDir, tcl_eval: Callable[..., Any]) -> None:

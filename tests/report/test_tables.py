@@ -179,6 +179,15 @@ def test_evaluations_on_images_of_another_size_are_rows_of_their_own(tmp_path, w
     assert found == {"digits-lbfgs": 80, "digits-lbfgs, images of 16 x 16": 60}
 
 
+def test_evaluations_in_another_precision_are_rows_of_their_own(tmp_path, write_run):
+    run = write_run(tmp_path / "run", result={"precision": "bf16"})
+    evaluate(run, "digits-lbfgs", top1=80.0, precision="bf16")
+    evaluate(run, "digits-lbfgs-2", top1=60.0, precision="fp32")
+    (digits,) = tables(tmp_path)
+    found = {row.what: row.summary(TOP1).mean for row in digits.again}
+    assert found == {"digits-lbfgs": 80, "digits-lbfgs, precision fp32": 60}
+
+
 @pytest.mark.parametrize(
     "damage",
     [{"num_classes": [2]}, {"corruption": {"top1": {"fog": 3}}}, {"few_labels": {"5": 3}}],
