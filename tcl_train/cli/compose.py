@@ -301,22 +301,23 @@ def evaluation_config(stored: DictConfig, overrides: Sequence[str]) -> DictConfi
     """
     given = parse_overrides(overrides)
     chosen = {override.key_or_group for override in given}
+    of_run = parse_overrides(stored.overrides)
     if "dataset" in chosen:
-        chosen |= {"probe", "experiment"}  # its recipe chooses the probe
-    # What the run set for its own data set goes when another one is chosen, and with it what it
-    # set for parts that the other data set's recipe may not have.
-    kept = [
-        override.input_line or ""
-        for override in parse_overrides(stored.overrides)
-        if (root := override.key_or_group.split(".")[0]) not in chosen
-        and root in ("experiment", *EVALUATION_KEYS, *EVALUATION_SETTINGS)
-    ]
+        # Its recipe chooses the probe. What the run set for its own data set goes, and with it
+        # what it set for parts that the other data set's recipe may not have.
+        chosen |= {"probe"}
+        of_run = [o for o in of_run if _root(o) in (*EVALUATION_KEYS, *EVALUATION_SETTINGS)]
+    kept = [o.input_line or "" for o in of_run if _root(o) not in chosen]
     composed = compose_run([*_searchpath(stored), *kept, *overrides]).config
     for key in (*EVALUATION_KEYS, *EVALUATION_SETTINGS):
         stored[key] = composed[key]
     for key in EVALUATION_KEYS:
         stored.names[key] = composed.names[key]
     return stored
+
+
+def _root(override: Override) -> str:
+    return override.key_or_group.split(".")[0]
 
 
 def _searchpath(stored: DictConfig) -> list[str]:

@@ -21,7 +21,7 @@ from tcl_train import __version__
 from tcl_train.data.decode import UnreadableImage, check_file
 from tcl_train.data.folder import stored_size
 from tcl_train.data.listing import Listing, unlabelled
-from tcl_train.data.stream import decoded_batches
+from tcl_train.data.stream import AHEAD, decoded_batches
 from tcl_train.errors import RequestError, TrainingError, few, printable
 from tcl_train.evaluation.feature_file import (
     NPY,
@@ -189,6 +189,7 @@ def embed_listing(
         stored_size(embedder.normalize.size),
         threads=settings.workers or max(1, available_cpus() // processes.local_count),
         skip=settings.skip,
+        ahead=0 if runtime.device.type == "cpu" else AHEAD,
     )
     written: list[str] = []
     with (

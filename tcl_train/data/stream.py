@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tcl_train.data.decode import UnreadableImage, decode, quietly
 
-AHEAD = 2  # batches that are decoded while one is worked on
+AHEAD = 2  # batches that are decoded while a device works on one
 FILES_OF_A_TASK = 8  # so that small images cost little more than their decoding
 
 
@@ -29,11 +29,12 @@ class Decoded(NamedTuple):
 
 
 def decoded_batches(
-    batches: Sequence[Sequence[str]], size: int, *, threads: int, skip: bool
+    batches: Sequence[Sequence[str]], size: int, *, threads: int, skip: bool, ahead: int = AHEAD
 ) -> Iterator[Decoded]:
     """Each batch of paths, decoded as :func:`tcl_train.data.decode.decode` does.
 
-    skip: leave out files that cannot be decoded.
+    skip: leave out files that cannot be decoded. ahead: batches that are decoded while one is worked
+    on; 0 where decoding would take the cores from what works on it.
 
     Raises:
         UnreadableImage: a file cannot be decoded, and `skip` is not set.
@@ -44,9 +45,9 @@ def decoded_batches(
             return _Batch(pool, paths, size, skip=skip)
 
         waiting = map(begin, batches)
-        begun = deque(islice(waiting, AHEAD))
+        begun = deque(islice(waiting, ahead))
         try:
-            while begun:
+            for _ in batches:
                 begun.extend(islice(waiting, 1))
                 yield begun.popleft().result()
         finally:

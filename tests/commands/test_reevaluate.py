@@ -13,6 +13,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from tcl_train.cli.compose import compose_run, evaluation_config
 from tcl_train.cli.main import main_eval
 from tcl_train.data.dataset import DataSet
 from tcl_train.evaluation import evaluate as evaluation
@@ -108,6 +109,14 @@ def test_another_probe_can_be_taken(run_dir: RunDir, tcl_eval: Callable[..., Any
     result = evaluations(run_dir)["digits-sgd.json"]
     assert "SGD, 2 epochs" in result["probe"]["optimiser"]
     assert 10 < result["top1"] <= 100
+
+
+def test_the_probe_is_the_one_of_the_run_s_recipe() -> None:
+    """A method's recipe chooses it, too."""
+    stored = compose_run(["dataset=cifar100", "method=simclr"]).config
+    assert stored.names.probe == "lbfgs"
+    assert evaluation_config(stored, []).names.probe == "lbfgs"
+    assert evaluation_config(stored, ["dataset=cifar10"]).names.probe == "sgd"
 
 
 def test_features_of_mirror_images_can_be_added(
