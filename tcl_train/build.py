@@ -30,7 +30,7 @@ from tcl_train import checks
 from tcl_train.data.augment import Augment
 from tcl_train.data.augment.pipeline import COMPILE_OPTIONS
 from tcl_train.data.augment.transform import Transform
-from tcl_train.data.dataset import DataSet, ReadOptions, Split, difference
+from tcl_train.data.dataset import NO_LABEL, DataSet, ReadOptions, Split, difference
 from tcl_train.data.loader import Loader, cut_where_read
 from tcl_train.data.normalize import Normalize
 from tcl_train.data.order import Order, build_order, check_sampler
@@ -279,6 +279,7 @@ def build_run(
                 config, supervised=settings.supervised, local_processes=processes.local_count
             )
     data = with_validation(data, settings)
+    _check_every_image_has_a_label(config, settings, data)
     with _as_request_error(""):
         data = data.with_labels_of(settings.labelled, generator(settings.seed, "labelled"))
     trainer = _build_trainer(
@@ -301,6 +302,26 @@ def build_run(
         knn=KNN(**settings.knn),
     )
     return Run(config=config, settings=settings, data=data, trainer=trainer, evaluator=evaluator)
+
+
+def _check_every_image_has_a_label(config: DictConfig, settings: Settings, data: DataSet) -> None:
+    """Where the request needs one."""
+    labels_N = data.pretrain.labels_N
+    missing = 0 if labels_N is None else int((labels_N == NO_LABEL).sum())
+    if not missing or not settings.supervised:
+        return
+    sampler, _ = _sampler(config)
+    if _method_class(config).needs_labels:
+        who = f"method={config.names.method}"
+    elif sampler != "shuffle":
+        who = f"data.sampler={sampler}"
+    else:
+        return
+    raise RequestError(
+        f"{who} needs a label for each image, and {missing:,} of {len(data.pretrain):,} have none; "
+        "leave them out (dataset.unlabelled=false), or give method=contrastive and "
+        "data.sampler=shuffle"
+    )
 
 
 def with_validation(data: DataSet, settings: Settings, seed: int | None = None) -> DataSet:

@@ -324,3 +324,19 @@ def test_runs_of_earlier_versions_say_less(tiny: DictConfig) -> None:
     assert settings.view_size is None
     assert settings.profile is False
     assert settings.mirror_features is False
+
+
+@pytest.mark.parametrize(
+    ("words", "who"),
+    [(["loss=ce"], "method=cross_entropy"), (["data.sampler=balanced"], "data.sampler=balanced")],
+)
+def test_what_needs_every_label_is_refused_where_some_are_missing(
+    words: list[str],
+    who: str,
+    compose_tiny: Callable[..., DictConfig],
+    few_digits: DataSet,
+) -> None:
+    data = few_digits.with_labels_of(0.5, torch.Generator().manual_seed(0))
+    with pytest.raises(RequestError, match=f"{who} needs a label for each image, and 8. of 167"):
+        configs.build_run(compose_tiny("batch_size=32", *words), data=data)
+    configs.build_run(compose_tiny("batch_size=32"), data=data)

@@ -34,7 +34,7 @@ STORED = {
     "tcl_train.data.named.cifar100": {"root"},
     "tcl_train.data.named.fashion_mnist": {"root"},
     "tcl_train.data.named.mnist": {"root"},
-    "tcl_train.data.named.stl10": {"root"},
+    "tcl_train.data.named.stl10": {"root", "unlabelled"},
     "tcl_train.data.named.svhn": {"root"},
     "tcl_train.engine.muon.muon": {
         *("momentum", "newton_schulz_steps", "fixed_norm", "vector_lr", "vector_momentum")

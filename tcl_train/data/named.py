@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tcl_train import checks
 from tcl_train.data.dataset import DataSet, ReadOptions, Split
 from tcl_train.data.folder import image_folder
 from tcl_train.data.images import ArrayImages, resized
@@ -58,16 +59,22 @@ def svhn(root: str, **keys: Any) -> DataSet:
     return _named(root, read, **keys)
 
 
-def stl10(root: str, **keys: Any) -> DataSet:
+def stl10(root: str, unlabelled: bool | None = None, **keys: Any) -> DataSet:
     """13,000 labelled and 100,000 unlabelled colour images of 96 x 96 pixels in 10 classes.
-    With supervised=false pretraining sees the unlabelled images too."""
+
+    unlabelled: whether pretraining sees the unlabelled images too, with supervised=true each as its
+    own group; None: with supervised=false only.
+    """
+    if unlabelled is not None:
+        checks.boolean("dataset.unlabelled", unlabelled)
 
     def read(split: str) -> tuple[Tensor, Tensor, Sequence[str]]:
         data = _torchvisions("STL10")(root, split=split, download=True)
         return torch.from_numpy(data.data), torch.from_numpy(data.labels), data.classes
 
-    unlabelled = None if keys["options"].supervised else "train+unlabeled"
-    return _named(root, read, pretrain_split=unlabelled, **keys)
+    supervised = keys["options"].supervised
+    wanted = not supervised if unlabelled is None else unlabelled
+    return _named(root, read, pretrain_split="train+unlabeled" if wanted else None, **keys)
 
 
 def _torchvisions(name: str) -> Any:
@@ -108,7 +115,9 @@ def _named(
         test = Split(ArrayImages(resized(test_NCHW, image_size)), test_labels_N.long())
         pretrain = train
         if pretrain_split is not None:
-            pretrain = Split(ArrayImages(resized(read(pretrain_split)[0], image_size)), None)
+            images_NCHW, labels_N, _ = read(pretrain_split)
+            images = ArrayImages(resized(images_NCHW, image_size))
+            pretrain = Split(images, labels_N.long() if options.supervised else None)
     return DataSet(
         pretrain=pretrain,
         train=train,

@@ -33,8 +33,8 @@ def decoded_batches(
 ) -> Iterator[Decoded]:
     """Each batch of paths, decoded as :func:`tcl_train.data.decode.decode` does.
 
-    skip: leave out files that cannot be decoded. ahead: batches that are decoded while one is worked
-    on; 0 where decoding would take the cores from what works on it.
+    skip: leave out files that cannot be decoded. ahead: batches that are decoded while one is
+    worked on; 0 where decoding would take the cores from what works on it.
 
     Raises:
         UnreadableImage: a file cannot be decoded, and `skip` is not set.

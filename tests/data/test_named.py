@@ -305,6 +305,24 @@ def test_without_supervision_pretraining_may_see_more(
     assert data.test.labels_N.tolist() == written.labels["test"]
 
 
+@pytest.mark.parametrize("supervised", [True, False])
+@pytest.mark.parametrize("unlabelled", [True, False])
+def test_the_unlabelled_images_of_stl10_are_seen_as_wished(
+    supervised: bool,
+    unlabelled: bool,
+    root_of: Callable[[str], Path],
+    read_options: Options,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    written = write_stl10(root_of("stl10"), monkeypatch)
+    data = read("stl10", read_options(supervised=supervised), unlabelled=unlabelled)
+    labels = [*written.labels["train"], *([-1] * 4 if unlabelled else [])]
+    assert len(data.pretrain) == len(labels)
+    if supervised:
+        assert data.pretrain.labels_N.tolist() == labels
+    assert data.train.labels_N.tolist() == written.labels["train"]
+
+
 def test_a_downloaded_archive_is_unpacked(
     tmp_path: Path,
     root_of: Callable[[str], Path],
