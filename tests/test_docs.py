@@ -3,6 +3,7 @@ that are given to them, code runs, links lead somewhere."""
 
 from __future__ import annotations
 
+import importlib
 import re
 import shlex
 import subprocess
@@ -128,8 +129,8 @@ def test_a_method_of_ones_own_trains_resumes_and_is_evaluated(
     command: Callable[..., Any],
     tiny_words: Callable[..., list[str]],
 ) -> None:
-    """The code of docs/extending.md, run as it stands."""
-    (code,), (yaml,), (line,) = (blocks(EXTENDING, name) for name in ("python", "yaml", "bash"))
+    """The first code of docs/extending.md, run as it stands."""
+    code, yaml, line = (blocks(EXTENDING, name)[0] for name in ("python", "yaml", "bash"))
     (tmp_path / "align_uniform.py").write_text(code)
     (tmp_path / "method").mkdir()
     (tmp_path / "method" / "align_uniform.yaml").write_text(yaml)
@@ -151,3 +152,37 @@ def test_a_method_of_ones_own_trains_resumes_and_is_evaluated(
     assert command(*more, "trust=align_uniform").status == 0
     state = torch.load(RunDir("run").last_checkpoint, weights_only=False)
     assert state["step"] == 3 * 5
+
+
+def test_an_augmentation_of_ones_own_trains_and_has_both_forms(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: Callable[..., Any],
+    tiny_words: Callable[..., list[str]],
+    write_images: Callable[..., Path],
+) -> None:
+    """The second code of docs/extending.md, run as it stands, on colour images."""
+    code, yaml, line = (blocks(EXTENDING, name)[1] for name in ("python", "yaml", "bash"))
+    (tmp_path / "channel_shuffle.py").write_text(code)
+    (tmp_path / "augment").mkdir()
+    (tmp_path / "augment" / "shuffled.yaml").write_text(yaml)
+    counts = {f"{split}/{name}": 12 for split in ("train", "test") for name in ("blue", "red")}
+    root = write_images(tmp_path / "images", counts)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    path, program, *words = shlex.split(line)
+    assert (path, program) == ("PYTHONPATH=.", "tcl-train")
+    words.remove("dataset=cifar100")
+    own = ("dataset=image_folder", f"dataset.root={root}", "dataset.image_size=8", "batch_size=8")
+    outcome = command(*tiny_words(*own, *words, "hydra.run.dir=run"))
+    assert outcome.status == 0, outcome.err
+    assert list(RunDir("run").read_config(trust=None).augment)[-1] == "shuffle"
+
+    shuffle = importlib.import_module("channel_shuffle").ChannelShuffle(p=0.5)
+    g = torch.Generator().manual_seed(0)
+    x_NCHW = torch.rand(16, 3, 8, 8, generator=g)
+    drawn = shuffle.draw(16, 8, 8, g)
+    shuffled_NCHW = shuffle.apply(x_NCHW, drawn, 8)
+    assert torch.equal(shuffle.apply_static(x_NCHW, drawn, 8), shuffled_NCHW)
+    assert not torch.equal(shuffled_NCHW, x_NCHW)
+    assert torch.equal(shuffled_NCHW.sort(1).values, x_NCHW.sort(1).values)
