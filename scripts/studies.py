@@ -1,0 +1,121 @@
+"""Studies of the losses on CIFAR-100 with a small encoder, for two CPU cores.
+
+    python scripts/studies.py losses DIR        # CE, SupCon and TCL, settings chosen on validation
+    python scripts/studies.py temperature DIR   # uniformity and tolerance over tau
+    python scripts/studies.py gradients DIR     # mean gradients over training, by k1 and k2
+    python scripts/studies.py k1 DIR            # accuracy against k1, 10 and 100 classes, warm-up
+
+DIR holds train/CLASS and test/CLASS. Runs are written to outputs/studies/NAME, and a report of them
+to results/studies/NAME. When called again, a study goes on where it was interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+SEEDS = "seed=1,2,3"
+TRIALS = 8  # of each loss's settings, as many for one as for another
+LR = "lr=tag(log,interval(0.02,0.3))"
+TAU = "tau=tag(log,interval(0.05,0.5))"
+SPACES = {
+    "ce": (LR,),
+    "supcon": (LR, TAU),
+    "tcl": (LR, TAU, "k1=tag(log,interval(100,50000))", "k2=1,2,3"),
+}
+FEW = 10  # classes
+
+RUNS, RESULTS = Path("outputs/studies"), Path("results/studies")
+
+
+def sweep(folder: Path, *words: str) -> None:
+    """A sweep whose values come after those of its experiment."""
+    command = [sys.executable, "-m", "tcl_train", "-m", *words, f"hydra.sweep.dir={folder}"]
+    print(*command[1:], flush=True)
+    subprocess.run(command, check=True)
+
+
+def best_of(search: Path, keys: Sequence[str]) -> list[str]:
+    """The words of the settings with the best validation accuracy."""
+    with (search / "sweep.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["val_top1"]]
+    best = max(rows, key=lambda row: float(row["val_top1"]))
+    return [f"{key}={best[key]}" for key in keys]
+
+
+def losses(folder: Path, images: Path) -> None:
+    common = ("experiment=cpu/supervised", f"dataset.root={images}", "epochs=4")
+    for loss, space in SPACES.items():
+        search = folder / "search" / loss
+        sweeper = ("hydra/sweeper=optuna", f"hydra.sweeper.n_trials={TRIALS}")
+        sweep(search, *common, f"loss={loss}", "seed=11", "validation=0.1", *sweeper, *space)
+        chosen = best_of(search, [word.partition("=")[0] for word in space])
+        sweep(folder / "runs" / loss, *common, f"loss={loss}", *chosen, SEEDS)
+
+
+def temperature(folder: Path, images: Path) -> None:
+    common = ("experiment=cpu/temperature", f"dataset.root={images}", "epochs=4")
+    sweep(folder / "runs", *common, "loss=supcon,tcl", "tau=0.05,0.07,0.1,0.2,0.5,1.0")
+
+
+def gradients(folder: Path, images: Path) -> None:
+    common = (f"dataset.root={images}", "epochs=4", "log_every=20")
+    sweep(folder / "runs" / "k1", "experiment=cpu/k1", *common, "k1=0,5000,50000")
+    sweep(folder / "runs" / "k2", "experiment=cpu/k2", *common, "k2=0.5,3")
+
+
+def k1(folder: Path, images: Path) -> None:
+    few = folder / f"{FEW}-classes"
+    if not few.is_dir():
+        first_classes(images, few, FEW)
+    warm_up = "k1_warmup_epochs=0,1"
+    for name, root, epochs in (("many", images, 4), ("few", few, 40)):
+        words = (f"dataset.root={root}", f"epochs={epochs}", warm_up)
+        sweep(folder / "runs" / name, "experiment=cpu/k1", *words, "k1=0,1000,5000,20000,50000")
+
+
+def first_classes(images: Path, target: Path, count: int) -> None:
+    """Links to the first classes by name."""
+    for split in ("train", "test"):
+        (target / split).mkdir(parents=True)
+        for folder in sorted((images / split).iterdir())[:count]:
+            (target / split / folder.name).symlink_to(folder.resolve())
+
+
+STUDIES: dict[str, Callable[[Path, Path], None]] = {
+    "losses": losses,
+    "temperature": temperature,
+    "gradients": gradients,
+    "k1": k1,
+}
+
+
+def report(folder: Path, out: Path) -> None:
+    """Tables and figures, without the page, which holds them again."""
+    made = folder / "report"
+    command = Path(sys.executable).with_name("tcl-report")
+    subprocess.run([command, folder / "runs", f"out={made}"], check=True)
+    out.mkdir(parents=True, exist_ok=True)
+    for path in (made / "report.md", made / "report.csv", *(made / "figures").glob("*.png")):
+        shutil.copy(path, out / path.name)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("study", choices=STUDIES)
+    parser.add_argument("images", type=Path, metavar="DIR")
+    given = parser.parse_args()
+    if not (given.images / "train").is_dir():
+        parser.error(f"{given.images}: there is no train/ in it")
+    folder = RUNS / given.study
+    STUDIES[given.study](folder, given.images.resolve())
+    report(folder, RESULTS / given.study)
+
+
+if __name__ == "__main__":
+    main()
