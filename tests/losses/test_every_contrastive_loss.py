@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import tcl_train.losses
 from tcl_train.losses import TCL, PairLoss
-from tcl_train.losses.pair_loss import dense_pairs
+from tcl_train.losses.pair_loss import dense_pairs, normalize_rows
 
 many_blocks_too = pytest.mark.usefixtures("engine")
 # Time varies on a busy machine, and the same examples must be tried everywhere.
@@ -218,6 +218,11 @@ def test_compiled_training_gives_the_same_gradients(one_of_each, mixed_batch):
         gradients = [torch.autograd.grad(value, head.weight)[0] for value in values]
         torch.testing.assert_close(values[1], values[0], rtol=1e-12, atol=1e-12)
         torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-10, atol=1e-12)
+
+
+def test_rows_of_unit_length_are_not_written_into_once_they_are_made():
+    """torch 2.11's compiler gives such a result of an autograd function no gradient."""
+    assert normalize_rows(torch.randn(4, 3).requires_grad_())._version == 0
 
 
 def test_nothing_is_kept_between_calls(mild, mixed_batch):
