@@ -84,14 +84,7 @@ def embed(
     default = run_dir.path / "embeddings" / f"{folder.resolve().name or 'images'}{NPY}"
     path = default if out is None else Path(out).expanduser()
     files = files_of(path)
-    embedder = build_embedder(
-        run,
-        layer=settings.layer,
-        device=settings.device,
-        precision=settings.precision,
-        trust=settings.trust,
-        processes=processes,
-    )
+    embedder = _embedder(run, settings, processes)
     listing = unlabelled(folder)
     _check_same_images(listing, processes)
     if processes.is_first:
@@ -140,13 +133,7 @@ def embed(
 
 def embed_one(run: str | Path, image: Path, settings: EmbedSettings) -> Tensor:
     """The features (1, D) of one image, on the CPU. Raises RequestError where it cannot be read."""
-    embedder = build_embedder(
-        run,
-        layer=settings.layer,
-        device=settings.device,
-        precision=settings.precision,
-        trust=settings.trust,
-    )
+    embedder = _embedder(run, settings, ALONE)
     size = stored_size(embedder.normalize.size)
     try:
         (decoded,) = decoded_batches([[str(image)]], size, threads=1, skip=False)
@@ -154,6 +141,17 @@ def embed_one(run: str | Path, image: Path, settings: EmbedSettings) -> Tensor:
         raise RequestError(f"{printable(image)}: {error.reason}; give another image") from error
     with frozen(embedder.module):
         return _features(embedder, decoded.images_B3SS).cpu()
+
+
+def _embedder(run: str | Path, settings: EmbedSettings, processes: Processes) -> Embedder:
+    return build_embedder(
+        run,
+        layer=settings.layer,
+        device=settings.device,
+        precision=settings.precision,
+        trust=settings.trust,
+        processes=processes,
+    )
 
 
 def _folder(images: str | Path) -> Path:

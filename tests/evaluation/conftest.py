@@ -13,7 +13,8 @@ from tcl_train.data.augment.geometry import HorizontalFlip
 from tcl_train.data.dataset import DataSet, Split
 from tcl_train.data.images import ArrayImages
 from tcl_train.data.normalize import Normalize
-from tcl_train.evaluation.features import Features
+from tcl_train.evaluation.features import Features, extract
+from tcl_train.evaluation.probe import ProbeInput
 from tcl_train.runtime.device import Runtime
 
 CLASSES = 3
@@ -77,3 +78,19 @@ def make_features() -> Callable[..., Features]:
         return Features(x_ND, y_N)
 
     return make
+
+
+@pytest.fixture
+def given(data: DataSet, augment: Augment, encoder: nn.Module, runtime: Runtime) -> ProbeInput:
+    """What a probe is given: the encoder's features of the training images, and those images."""
+    assert data.train is not None
+    return ProbeInput(
+        encoder=encoder,
+        train=extract(encoder, data.train, augment.normalize, runtime),
+        train_split=data.train,
+        num_classes=CLASSES,
+        augment=augment,
+        runtime=runtime,
+        seed=1,
+        batch_size=32,
+    )

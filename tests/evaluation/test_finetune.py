@@ -8,25 +8,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tcl_train.evaluation.features import accuracy, extract
+from tcl_train.evaluation.features import accuracy
 from tcl_train.evaluation.finetune import FineTuneProbe
-from tcl_train.evaluation.probe import ProbeInput
 
 SHORT = {"epochs": 4, "min_steps": 0, "batch_size": 32}
-
-
-@pytest.fixture
-def given(data, augment, encoder, runtime) -> ProbeInput:
-    return ProbeInput(
-        encoder=encoder,
-        train=extract(encoder, data.train, augment.normalize, runtime),
-        train_split=data.train,
-        num_classes=3,
-        augment=augment,
-        runtime=runtime,
-        seed=1,
-        batch_size=32,
-    )
 
 
 def test_it_learns_and_leaves_the_given_encoder_bit_identical(given, encoder, data) -> None:

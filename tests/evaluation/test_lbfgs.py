@@ -8,7 +8,7 @@ from sklearn.linear_model import LogisticRegression
 
 from tcl_train.cli.choices import config_dir
 from tcl_train.data.holding_out import held_out_rows
-from tcl_train.evaluation.features import Features, accuracy, extract
+from tcl_train.evaluation.features import Features, accuracy
 from tcl_train.evaluation.lbfgs import (
     HALF_DECADES,
     LBFGSProbe,
@@ -17,20 +17,6 @@ from tcl_train.evaluation.lbfgs import (
 )
 from tcl_train.evaluation.probe import ProbeInput
 from tcl_train.runtime.randomness import generator
-
-
-@pytest.fixture
-def given(data, augment, encoder, runtime) -> ProbeInput:
-    return ProbeInput(
-        encoder=encoder,
-        train=extract(encoder, data.train, augment.normalize, runtime),
-        train_split=data.train,
-        num_classes=3,
-        augment=augment,
-        runtime=runtime,
-        seed=1,
-        batch_size=32,
-    )
 
 
 @pytest.mark.parametrize("l2", [1e-1, 1e-3])

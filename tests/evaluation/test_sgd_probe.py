@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tcl_train.evaluation.features import accuracy, extract
+from tcl_train.evaluation.features import accuracy
 from tcl_train.evaluation.probe import ProbeInput
 from tcl_train.evaluation.sgd import SGDProbe
 
@@ -16,20 +16,6 @@ from tcl_train.evaluation.sgd import SGDProbe
 def top1(data) -> Callable[[SGDProbe, ProbeInput], float]:
     """Of a probe on the test split."""
     return lambda probe, given: accuracy(probe(given).scores(given, data.test), data.test.labels_N)
-
-
-@pytest.fixture
-def given(data, augment, encoder, runtime) -> ProbeInput:
-    return ProbeInput(
-        encoder=encoder,
-        train=extract(encoder, data.train, augment.normalize, runtime),
-        train_split=data.train,
-        num_classes=3,
-        augment=augment,
-        runtime=runtime,
-        seed=1,
-        batch_size=32,
-    )
 
 
 def test_it_learns_and_leaves_the_encoder_bit_identical(given, encoder, top1) -> None:
