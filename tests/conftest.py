@@ -198,6 +198,13 @@ def _recipes() -> dict[str, list[str]]:
     return found
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests come first: where several files are tested at a time, a long one at the
+    end would keep one process busy and the others waiting."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Tests with an argument `recipe_words` are run for every method that is a recipe."""
     if "recipe_words" in metafunc.fixturenames:
