@@ -24,6 +24,7 @@ NOT_COMPARED = {
 DATASET = "dataset"
 NOT_SET = "not set"
 NOT_TRAINED = "none"  # the loss and the method of an encoder from elsewhere
+OF_METHOD = "of_method"  # the loss of a method that has its own, and names it
 # Groups of configs in the order in which they name what was trained.
 CHOICES = ("loss", "method", "encoder", "projector", "augment")
 
@@ -134,6 +135,8 @@ def _kinds(many: Sequence[Settings], keys: Sequence[str]) -> int:
 def label_of(values: Mapping[str, str]) -> str:
     """A group's name from the keys that tell it apart: `tcl k1=5000`."""
     named = {key: value for key, value in values.items() if value != NOT_SET}
+    if named.get("loss") == OF_METHOD and "method" in named:
+        del named["loss"]
     if named.get("loss", named.get("method")) == NOT_TRAINED:
         named = {"loss": "not trained here"} | {
             k: v for k, v in named.items() if k not in ("loss", "method")

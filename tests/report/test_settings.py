@@ -98,6 +98,8 @@ def test_what_was_typed_names_before_what_was_not():
         ({"loss": "tcl", "k1": "5"}, "tcl k1=5"),
         ({"loss": "supcon", "k1": NOT_SET}, "supcon"),
         ({"k1": NOT_SET}, "all runs"),
+        ({"loss": "of_method", "method": "byol"}, "byol"),
+        ({"loss": "of_method"}, "of_method"),
     ],
 )
 def test_labels(values, label):
