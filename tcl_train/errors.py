@@ -7,6 +7,7 @@ where there is one to resume.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -53,6 +54,20 @@ class Interrupted(CommandError):
         super().__init__(message, resumable=resumable)
         self.signum = signum
         self.exit_status = 128 + signum
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal, raised where it comes. No Exception, which code of others would take for a failure
+    of its own."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signum)
+        self.signum = signum
+
+
+def signum_of(error: BaseException) -> int:
+    """Of Interrupted, of Stopped, and of Python's own KeyboardInterrupt."""
+    return int(getattr(error, "signum", signal.SIGINT))
 
 
 def few(names: Sequence[str], most: int = 5) -> str:

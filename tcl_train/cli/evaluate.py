@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tcl_train.cli.failures import explained, traceback_wanted
 from tcl_train.cli.words import FEATURES, Key, help_of
 from tcl_train.errors import Interrupted, RequestError, printable
+from tcl_train.runtime.signals import stop_if_interrupted
 
 if TYPE_CHECKING:
     from tcl_train.commands.evaluate import Wanted
@@ -194,6 +195,7 @@ def _evaluate_all(given: Words, wanted: Wanted) -> int:
             except Interrupted:
                 raise
             except Exception as error:
+                stop_if_interrupted()
                 if traceback_wanted():
                     raise
                 line, status = explained(error)

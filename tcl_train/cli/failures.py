@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 from pathlib import Path
 
-from tcl_train.errors import CommandError, printable
+from tcl_train.errors import CommandError, printable, signum_of
 
 NOTHING_STARTED = "interrupted; nothing was started"
 # What is wrong with a file that was named is wrong with the request, unless the disk fails.
@@ -24,7 +23,7 @@ def explained(error: BaseException) -> tuple[str, int]:
     if isinstance(error, CommandError):
         return _of_command(error), error.exit_status
     if isinstance(error, KeyboardInterrupt):
-        return NOTHING_STARTED, 128 + signal.SIGINT
+        return NOTHING_STARTED, 128 + signum_of(error)
     if isinstance(error, OSError) and error.filename is not None:
         status = 1 if error.errno in DISK_FAILS else 2
         return f"{printable(error.filename)}: {error.strerror}", status

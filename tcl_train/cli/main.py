@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from types import FrameType
 from typing import TYPE_CHECKING
 
 from tcl_train.cli.embed import embed_command
@@ -21,9 +19,9 @@ from tcl_train.cli.failures import explained, traceback_wanted
 from tcl_train.cli.report import report_command
 from tcl_train.cli.streams import forgiving_streams
 from tcl_train.cli.train import train_command
-from tcl_train.errors import CommandError, Interrupted
+from tcl_train.errors import CommandError
 from tcl_train.runtime.memory import ask_for_huge_pages, keep_freed_memory
-from tcl_train.runtime.signals import STOPPING, handled
+from tcl_train.runtime.signals import as_interruption, interrupting
 
 if TYPE_CHECKING:
     from tcl_train.runtime.processes import Processes
@@ -61,7 +59,7 @@ def main_report(arguments: Sequence[str] | None = None) -> int:
 def _guarded(name: str, command: Command, arguments: Sequence[str] | None) -> int:
     """Every failure is one line on standard error and an exit status."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    with forgiving_streams(), handled(TO_STOP, _raise_interrupted):
+    with forgiving_streams(), interrupting():
         return _run_command(name, command, arguments)
 
 
@@ -73,7 +71,8 @@ def _run_command(name: str, command: Command, arguments: list[str]) -> int:
         hydras.addHandler(logging.NullHandler())
     try:
         return _in_each_process(command, arguments)
-    except (Exception, KeyboardInterrupt) as error:
+    except (Exception, KeyboardInterrupt) as raised:
+        error = as_interruption(raised)
         if traceback_wanted() and not isinstance(error, KeyboardInterrupt):
             raise
         line, status = explained(error)
@@ -104,11 +103,3 @@ def _printing(wanted: bool) -> Iterator[None]:
         redirect_stderr(nowhere),
     ):
         yield
-
-
-# SIGINT raises KeyboardInterrupt by itself.
-TO_STOP = tuple(signum for signum in STOPPING if signum != signal.SIGINT)
-
-
-def _raise_interrupted(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001
-    raise Interrupted(signum)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-import signal
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from tcl_train.errors import Interrupted, RequestError, few, printable
+from tcl_train.errors import Interrupted, RequestError, few, printable, signum_of
 from tcl_train.report.collect import Collection, Collector
 from tcl_train.report.document import compose_report
 from tcl_train.report.measures import BY_KEY, RANKED
@@ -67,7 +66,7 @@ def keep_report_current(
                 seen = stamps
             time.sleep(every)
     except (KeyboardInterrupt, Interrupted) as stopped:
-        signum = stopped.signum if isinstance(stopped, Interrupted) else signal.SIGINT
+        signum = signum_of(stopped)
         if collection is None or collection.empty:
             message = "stopped watching; there were no runs to report"
         else:

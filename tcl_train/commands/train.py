@@ -19,7 +19,7 @@ from tcl_train.commands.show import hyperparameters, show_result, show_start
 from tcl_train.data.dataset import difference
 from tcl_train.engine.fit import Trainer
 from tcl_train.engine.profile import Profile, StepProfile
-from tcl_train.errors import Interrupted, RequestError, TrainingError
+from tcl_train.errors import Interrupted, RequestError, TrainingError, signum_of
 from tcl_train.evaluation.evaluate import Measured, classifier_top1
 from tcl_train.run.board import EVAL
 from tcl_train.run.checkpoint import Checkpoints, UnwrittenCheckpoints
@@ -30,7 +30,7 @@ from tcl_train.runtime.code_version import git_commit
 from tcl_train.runtime.device import reproducible
 from tcl_train.runtime.files import write_json
 from tcl_train.runtime.processes import ALONE, Processes
-from tcl_train.runtime.signals import Signals
+from tcl_train.runtime.signals import Signals, stop_if_interrupted
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +60,7 @@ def train(
         trainer, settings = run.trainer, run.settings
         earlier_seconds = trainer.meter.seconds
         _check_same_data(trainer, processes)
+        stop_if_interrupted()
         processes.wait_for_all("built")  # before anything is written
         with processes.first_alone("claim"):
             if not resume and processes.is_first:
@@ -159,7 +160,7 @@ def _failures_explained(run_dir: RunDir) -> Iterator[None]:
     except RequestError as error:  # too late to refuse the request: an image turns out damaged
         raise TrainingError(str(error), resumable=resumable).agreed_as(error) from error
     except (Interrupted, KeyboardInterrupt) as error:
-        signum = error.signum if isinstance(error, Interrupted) else signal.SIGINT
+        signum = signum_of(error)
         name = signal.Signals(signum).name
         said = f"interrupted by {name}"
         raise Interrupted(signum, said, resumable=resumable).agreed_as(error) from error

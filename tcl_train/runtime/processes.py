@@ -23,7 +23,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from tcl_train.errors import CommandError, Interrupted, RequestError, TrainingError
+from tcl_train.errors import CommandError, Interrupted, RequestError, TrainingError, signum_of
+from tcl_train.runtime.signals import as_interruption
 
 SECONDS_BETWEEN_LOOKS = 0.05
 SECONDS_TO_SAY_WHY = 3.0  # for a process that has ended, to have left a note
@@ -175,10 +176,13 @@ class Processes:
         each machine has to say so: the error of the others is `silent`."""
         try:
             yield
-        except (Exception, KeyboardInterrupt) as error:
-            if self.count == 1 or (isinstance(error, CommandError) and error.agreed):
+        except (Exception, KeyboardInterrupt) as raised:
+            error = as_interruption(raised)
+            if self.count > 1 and not (isinstance(error, CommandError) and error.agreed):
+                error = self._agree(error)
+            if error is raised:
                 raise
-            raise self._agree(error) from error
+            raise error from raised
 
     def _agree(self, error: BaseException) -> CommandError:
         was_left = not isinstance(error, CommandError | KeyboardInterrupt)
@@ -246,10 +250,10 @@ def _note(error: BaseException, processes: Processes) -> dict[str, Any]:
     if isinstance(error, CommandError):
         resumable = None if error.resumable is None else str(error.resumable)
         kind = type(error).__name__
-        signum = error.signum if isinstance(error, Interrupted) else 0
+        signum = signum_of(error) if isinstance(error, Interrupted) else 0
         return {**note, "kind": kind, "said": str(error), "signum": signum, "resumable": resumable}
     if isinstance(error, KeyboardInterrupt):
-        return {**note, "kind": "Interrupted", "said": "", "signum": 2}
+        return {**note, "kind": "Interrupted", "said": "", "signum": signum_of(error)}
     first = (str(error).splitlines() or [""])[0]
     said = f"{type(error).__name__}: {first}"
     if _is_of_peers(error) and "peer" in str(error):

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from tcl_train.errors import Interrupted
+from tcl_train.errors import Interrupted, Stopped
 
 # Ctrl-C; a scheduler that ends a job; a terminal that is closed; Slurm's warning before the end.
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
@@ -34,11 +34,45 @@ def handled(
             signal.signal(signum, present)
 
 
+_come: list[int] = []  # signals belong to the process
+
+
+@contextmanager
+def interrupting() -> Iterator[None]:
+    """Inside the block a signal raises Stopped where it comes, and is remembered: in the middle of
+    an import, say, code of others drops the exception, or raises another one."""
+    with handled(STOPPING, _interrupt):
+        try:
+            yield
+        finally:
+            _come.clear()
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001
+    _come.append(signum)
+    raise Stopped(signum)
+
+
+def stop_if_interrupted() -> None:
+    """Raises Stopped where a signal has come and the exception was dropped."""
+    if _come:
+        raise Stopped(_come[-1])
+
+
+def as_interruption(error: BaseException) -> BaseException:
+    """What ended the command: the signal, where another exception was raised in the place of it."""
+    if not _come or isinstance(error, Interrupted | KeyboardInterrupt):
+        return error
+    stopped = Stopped(_come[-1])
+    stopped.__cause__ = error
+    return stopped
+
+
 class Signals:
     """Whether the user or the system has asked the run to stop.
 
     Inside :meth:`caught` the first of the STOPPING signals is remembered in `received`, and the
-    training loop stops after its step; the second raises Interrupted at once.
+    training loop stops after its step; the second raises Stopped at once.
 
     largest: the largest of the numbers that the processes of the run give, where there are several:
     a signal to one of them stops all after the same step. Then a second signal changes nothing,
@@ -66,5 +100,5 @@ class Signals:
 
     def _receive(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002
         if self.received is not None and self._largest is None:
-            raise Interrupted(signum)
+            raise Stopped(signum)
         self.received = signum

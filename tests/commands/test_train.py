@@ -7,7 +7,9 @@ import errno
 import json
 import math
 import os
+import signal
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -455,3 +457,51 @@ def test_validation_images_are_scored_and_trained_on_by_nobody(
     assert result["num_train"] == result["num_pretrain"] == 1437 - 287
     assert 15 < result["val_top1"] <= 100
     assert f"{result['val_top1']:.2f} % of 287 validation images" in summary_line(result, run_dir)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("what", ["dropped", "taken for a failure"])
+def test_a_signal_before_the_start_is_obeyed_whatever_code_of_others_makes_of_it(
+    what: str,
+    signum: int,
+    command: Callable[..., Any],
+    tiny_words: Callable[..., list[str]],
+    few_digits: DataSet,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An import, say, in the middle of which it comes."""
+
+    def read(*_: Any, **__: Any) -> DataSet:
+        try:
+            signal.raise_signal(signum)
+        except BaseException as error:
+            if what != "dropped":
+                raise ImportError("cannot load module more than once per process") from error
+        return few_digits
+
+    monkeypatch.setattr("tcl_train.build.build_data", read)
+    outcome = command(*tiny_words("batch_size=32", "hydra.run.dir=run"))
+    assert (outcome.status, outcome.err) == (
+        128 + signum,
+        "tcl-train: interrupted; nothing was started\n",
+    )
+    assert not Path("run").exists()
+
+
+def test_a_signal_during_the_evaluation_is_obeyed_too(
+    command: Callable[..., Any],
+    tiny_words: Callable[..., list[str]],
+    on_few_digits: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def measure(*_: Any) -> Any:
+        with suppress(BaseException):
+            signal.raise_signal(signal.SIGTERM)
+        raise ImportError("cannot load module more than once per process")
+
+    monkeypatch.setattr(Evaluator, "measure", measure)
+    outcome = command(*tiny_words("batch_size=32", "hydra.run.dir=run"))
+    assert outcome.status == 143
+    assert outcome.err.splitlines() == [
+        "tcl-train: interrupted by SIGTERM; resume with: tcl-train resume=run"
+    ]

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import signal
+from contextlib import suppress
 
 import pytest
 
-from tcl_train.errors import Interrupted
-from tcl_train.runtime.signals import Signals
+from tcl_train.errors import Interrupted, Stopped
+from tcl_train.runtime.signals import (
+    Signals,
+    as_interruption,
+    interrupting,
+    stop_if_interrupted,
+)
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
@@ -23,9 +29,27 @@ def test_the_second_signal_stops_at_once() -> None:
     signals = Signals()
     with signals.caught():
         signal.raise_signal(signal.SIGTERM)
-        with pytest.raises(Interrupted) as caught:
+        with pytest.raises(Stopped) as caught:
             signal.raise_signal(signal.SIGINT)
-    assert caught.value.exit_status == 130
+    assert caught.value.signum == signal.SIGINT
+
+
+def test_a_signal_is_raised_where_it_comes_and_remembered() -> None:
+    failure = ZeroDivisionError()
+    with interrupting():
+        stop_if_interrupted()
+        assert as_interruption(failure) is failure
+        with suppress(Stopped):  # as code of others drops it
+            signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(Stopped) as caught:
+            stop_if_interrupted()
+        assert caught.value.signum == signal.SIGTERM
+        interruption = as_interruption(failure)  # as code of others takes it for another
+        assert isinstance(interruption, Stopped)
+        assert interruption.__cause__ is failure
+        in_good_order = Interrupted(signal.SIGTERM)
+        assert as_interruption(in_good_order) is in_good_order
+    stop_if_interrupted()  # what comes afterwards is another command
 
 
 def test_outside_of_the_block_signals_are_what_they_were() -> None:
