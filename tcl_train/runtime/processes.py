@@ -24,6 +24,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from tcl_train.errors import CommandError, Interrupted, RequestError, TrainingError, signum_of
+from tcl_train.runtime.heartbeat import SECONDS_OF_SILENCE, Heartbeat
 from tcl_train.runtime.signals import as_interruption
 
 SECONDS_BETWEEN_LOOKS = 0.05
@@ -44,6 +45,7 @@ class Processes:
     local_rank: int = 0
     local_count: int = 1
     store: Any = None
+    heartbeat: Heartbeat | None = None
     _asked: dict[str, int] = field(default_factory=dict, compare=False)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Processes:
@@ -165,6 +167,12 @@ class Processes:
             note = self._noted()
             if note is not None:
                 raise _error_of(note, self)
+            silent = None if self.heartbeat is None else self.heartbeat.silent()
+            if silent is not None:
+                raise TrainingError(
+                    f"process {silent} of {self.count} has not been heard of for "
+                    f"{SECONDS_OF_SILENCE:.0f} s: it was killed, or its machine cannot be reached"
+                )
             time.sleep(SECONDS_BETWEEN_LOOKS)
         return self.store.get(key).decode()
 
@@ -314,9 +322,14 @@ def of_torchrun() -> Iterator[Processes]:
         ) from error
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=count)
+    address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    heartbeat = Heartbeat(
+        dist.TCPStore(*address, is_master=False, timeout=TIME_TO_JOIN), rank, count
+    )
     processes = Processes(
         rank,
         count,
+        heartbeat=heartbeat,
         local_rank=int(os.environ["LOCAL_RANK"]),
         local_count=int(os.environ["LOCAL_WORLD_SIZE"]),
         store=dist.PrefixStore("tcl-train", store),
@@ -324,5 +337,6 @@ def of_torchrun() -> Iterator[Processes]:
     try:
         yield processes
     finally:
+        heartbeat.end()
         if dist.is_initialized():
             dist.destroy_process_group()
