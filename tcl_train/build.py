@@ -307,8 +307,10 @@ def build_run(
 def _check_every_image_has_a_label(config: DictConfig, settings: Settings, data: DataSet) -> None:
     """Where the request needs one."""
     labels_N = data.pretrain.labels_N
-    missing = 0 if labels_N is None else int((labels_N == NO_LABEL).sum())
-    if not missing or not settings.supervised:
+    if not settings.supervised or labels_N is None:  # no label is read
+        return
+    missing = int(labels_N.eq(NO_LABEL).sum())
+    if not missing:
         return
     sampler, _ = _sampler(config)
     if _method_class(config).needs_labels:

@@ -313,8 +313,9 @@ def of_torchrun() -> Iterator[Processes]:
     from torch.distributed.rendezvous import rendezvous
 
     try:
+        _wait_for_store(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
         store, rank, count = next(iter(rendezvous("env://", timeout=TIME_TO_JOIN)))
-    except (dist.DistError, ValueError) as error:  # the second for what is no number
+    except (dist.DistError, ValueError, OSError) as error:  # the second for what is no number
         raise TrainingError(
             f"the {os.environ['WORLD_SIZE']} processes of the run have not found each other at "
             f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']} within "
@@ -340,3 +341,19 @@ def of_torchrun() -> Iterator[Processes]:
         heartbeat.end()
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def _wait_for_store(address: str, port: int) -> None:
+    """Until the first process serves it; torch's own waiting may take more than twice its time."""
+    if os.environ["RANK"] == "0":
+        return
+    end = time.monotonic() + TIME_TO_JOIN.total_seconds()
+    while True:
+        try:
+            socket.create_connection((address, port), timeout=1 + end - time.monotonic()).close()
+        except OSError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+        else:
+            return
