@@ -221,7 +221,7 @@ class Bench:
         context = multiprocessing.get_context("spawn")
         self.connection, other = context.Pipe()
         args = (kind, words, steps, batch_size, other)
-        self.process = context.Process(target=serve, args=args, daemon=True)
+        self.process = context.Process(target=serve, args=args)
         self.process.start()
         other.close()  # so that a process that has died is noticed
 
@@ -262,14 +262,16 @@ def measure(
     ]
     benches = {kind: Bench(kind, words, given.steps, batch_size) for kind in given.kinds}
     times: dict[str, list[float]] = {kind: [] for kind in benches}
-    for turn in range(given.turns + 1):
-        for kind, bench in benches.items():
-            seconds = bench.ask("seconds")
-            if turn:  # the first is for warming up
-                times[kind].append(seconds)
-    phases = benches["step"].ask("phases") if "step" in benches else {}
-    for bench in benches.values():
-        bench.end()
+    try:
+        for turn in range(given.turns + 1):
+            for kind, bench in benches.items():
+                seconds = bench.ask("seconds")
+                if turn:  # the first is for warming up
+                    times[kind].append(seconds)
+        phases = benches["step"].ask("phases") if "step" in benches else {}
+    finally:  # where one has failed, the others wait for their next turn
+        for bench in benches.values():
+            bench.end()
     images = given.steps * batch_size
     speed = {kind: images / statistics.median(seconds) for kind, seconds in times.items()}
     row: dict[str, Any] = {
