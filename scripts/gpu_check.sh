@@ -7,7 +7,7 @@
 #   DEVICE=cpu SMALL=1 bash scripts/gpu_check.sh OUT    rehearses it without a GPU
 set -uo pipefail
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
-out="$(mkdir -p "$1" && cd "$1" && pwd)"
+out="$(mkdir -p "${1:?give a folder for the results}" && cd "$1" && pwd)" || exit 2
 python="${PYTHON:-python3}"
 device="${DEVICE:-cuda}"
 work="$(mktemp -d)"
@@ -45,7 +45,7 @@ if [ -d .gpu/wheels ]; then
         --target "$work/site" .gpu/wheels/*.whl
 fi
 export TCL_TRAIN_TEST_DEVICE="$device"
-part tests 120 "$python" -m pytest -q -p no:cacheprovider tests/gpu
+part tests 100 "$python" -m pytest -q -p no:cacheprovider tests/gpu
 if [ -f .gpu/images.tar ]; then
     mkdir "$work/images" && tar --extract --file .gpu/images.tar --directory "$work/images"
     part training 100 "$python" -m tcl_train loss=tcl dataset=cifar100 dataset.root="$work/images" \
@@ -56,7 +56,7 @@ if [ -f .gpu/images.tar ]; then
 fi
 part step 130 "$python" scripts/bench_throughput.py --device "$device" --kinds encoder step \
     "${sizes[@]}" --out "$out/throughput.csv"
-part usual 60 "$python" scripts/bench_throughput.py --device "$device" --kinds step public \
+part usual 40 "$python" scripts/bench_throughput.py --device "$device" --kinds step public \
     "${usual[@]}" --out "$out/usual.csv"
 part augment 40 "$python" scripts/bench_augment.py --device "$device" --turns "$turns" \
     --out "$out/augment.csv"

@@ -9,18 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import DictConfig, OmegaConf
 
-from tcl_train import __version__
 from tcl_train.build_evaluation import Evaluation, build_evaluation
-from tcl_train.commands.result import about_data, encoder_name, encoder_parameters, how_scored
+from tcl_train.commands.result import (
+    about_data,
+    about_machine,
+    encoder_name,
+    encoder_parameters,
+    how_scored,
+)
 from tcl_train.errors import RequestError, few
 from tcl_train.evaluation.evaluate import Measured
 from tcl_train.evaluation.measure import FurtherMeasure
 from tcl_train.run.directory import RunDir
 from tcl_train.runtime.code_version import git_commit
-from tcl_train.runtime.device import Runtime, device_name
 from tcl_train.runtime.files import free_name, make_folder, write_json
 
 log = logging.getLogger(__name__)
@@ -73,7 +76,7 @@ def evaluate_again(
         "features": wanted.features,
         "checkpoint": checkpoint.name,
         "step": evaluation.step,
-        **_about_machine(evaluation.evaluator.runtime),
+        **about_machine(evaluation.evaluator.runtime, git_commit()),
     }
     parts = [names.dataset, names.probe]
     parts += [wanted.features] if wanted.features != "encoder" else []
@@ -121,18 +124,8 @@ def _about_encoder(evaluation: Evaluation) -> dict[str, Any]:
         "epochs": 0,
         "steps": 0,
         "seed": config.seed,
-        **_about_machine(evaluation.evaluator.runtime),
+        **about_machine(evaluation.evaluator.runtime, git_commit()),
         "overrides": OmegaConf.to_object(config.overrides),
-    }
-
-
-def _about_machine(runtime: Runtime) -> dict[str, Any]:
-    return {
-        "device": device_name(runtime.device),
-        "precision": runtime.precision,
-        "torch_version": torch.__version__,
-        "tcl_train_version": __version__,
-        "git_commit": git_commit(),
     }
 
 

@@ -13,7 +13,7 @@ from tcl_train.build import Run
 from tcl_train.data.dataset import DataSet
 from tcl_train.evaluation.finetune import FINE_TUNING
 from tcl_train.run.directory import RunDir
-from tcl_train.runtime.device import device_name
+from tcl_train.runtime.device import Runtime, device_name
 
 PARTS = ("loss", "method", "optimizer", "scheduler")  # stored with their parameters
 
@@ -52,14 +52,10 @@ def assemble_result(
         **trainer.meter.total(),
         "pretrain_seconds": trainer.meter.seconds,
         "wall_seconds": wall_seconds,
-        "device": device_name(trainer.runtime.device),
+        **about_machine(trainer.runtime, commit),
         "threads": torch.get_num_threads(),
-        "precision": trainer.runtime.precision,
         "tf32": torch.backends.cuda.matmul.allow_tf32,
         "deterministic": settings.deterministic,
-        "torch_version": torch.__version__,
-        "tcl_train_version": __version__,
-        "git_commit": commit,
         "overrides": OmegaConf.to_object(config.overrides),
     }
 
@@ -75,6 +71,17 @@ def about_data(name: str, data: DataSet) -> dict[str, Any]:
         "num_test": 0 if data.test is None else len(data.test),
         "num_classes": len(data.classes),
         "left_out": list(data.left_out),
+    }
+
+
+def about_machine(runtime: Runtime, commit: str | None) -> dict[str, Any]:
+    """What computed it, and by which code."""
+    return {
+        "device": device_name(runtime.device),
+        "precision": runtime.precision,
+        "torch_version": torch.__version__,
+        "tcl_train_version": __version__,
+        "git_commit": commit,
     }
 
 

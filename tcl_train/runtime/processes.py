@@ -258,7 +258,7 @@ def _note(error: BaseException, processes: Processes) -> dict[str, Any]:
     if isinstance(error, CommandError):
         resumable = None if error.resumable is None else str(error.resumable)
         kind = type(error).__name__
-        signum = signum_of(error) if isinstance(error, Interrupted) else 0
+        signum = error.signum if isinstance(error, Interrupted) else 0
         return {**note, "kind": kind, "said": str(error), "signum": signum, "resumable": resumable}
     if isinstance(error, KeyboardInterrupt):
         return {**note, "kind": "Interrupted", "said": "", "signum": signum_of(error)}
@@ -313,7 +313,8 @@ def of_torchrun() -> Iterator[Processes]:
     from torch.distributed.rendezvous import rendezvous
 
     try:
-        _wait_for_store(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
+        address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        _wait_for_store(*address)
         store, rank, count = next(iter(rendezvous("env://", timeout=TIME_TO_JOIN)))
     except (dist.DistError, ValueError, OSError) as error:  # the second for what is no number
         raise TrainingError(
@@ -323,10 +324,8 @@ def of_torchrun() -> Iterator[Processes]:
         ) from error
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=count)
-    address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    heartbeat = Heartbeat(
-        dist.TCPStore(*address, is_master=False, timeout=TIME_TO_JOIN), rank, count
-    )
+    own_store = dist.TCPStore(*address, is_master=False, timeout=TIME_TO_JOIN)
+    heartbeat = Heartbeat(own_store, rank, count)
     processes = Processes(
         rank,
         count,
