@@ -2,10 +2,13 @@
 
     python scripts/bench_step.py chunks       # --batch 4096 --chunk 128 --turns 3
     python scripts/bench_step.py processes    # --batch 128 --turns 25
+    python scripts/bench_step.py commits --other DIR    # --batch 64 --turns 25
 
 chunks      a batch of 128 as a whole, and one of 4,096 in chunks of 128: milliseconds an image and
             the peak memory of the process
 processes   one process with two threads, and two processes with one thread each: images a second
+commits     the step of this checkout, and of another one of this project at DIR, which has the
+            functions of bench_throughput that BESIDE names: milliseconds an image
 
 Both are measured in turn; see in_turn for the ratios. Images are random, 32 x 32, two views each.
 Every arrangement is a separate process, because peak memory and threads belong to one.
@@ -32,9 +35,11 @@ from ranks import environments
 
 from tcl_train.build import build_run
 from tcl_train.cli.compose import compose_run
+from tcl_train.runtime.code_version import git_commit
 from tcl_train.runtime.memory import ask_for_huge_pages, keep_freed_memory
 from tcl_train.runtime.processes import ALONE, of_torchrun
 
+ROOT = Path(__file__).parents[1]
 WORDS = ("dataset=cifar100", "encoder=resnet18", "augment=simaug", "views=2", "loss=supcon")
 
 
@@ -62,15 +67,52 @@ def serve(words: list[str]) -> None:
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, flush=True)
 
 
-class Arrangement:
-    """So many processes, which wait for each other between turns."""
+# As `serve`, for one process, in a checkout whose scripts may be older than this one.
+BESIDE = """
+import json, sys
+from bench_throughput import random_data, whole_step
+from tcl_train.runtime.code_version import git_commit
+from tcl_train.runtime.memory import ask_for_huge_pages, keep_freed_memory
+ask_for_huge_pages()
+keep_freed_memory()
+batch, words = json.loads(sys.argv[1])
+train = whole_step(words, random_data(batch))
+train(1)
+from time import perf_counter
+for line in sys.stdin:
+    begin = perf_counter()
+    for _ in range(int(line)):
+        train(1)
+    print(1e3 * (perf_counter() - begin) / int(line) / batch, flush=True)
+print(0.0, flush=True)
+"""
 
-    def __init__(self, words: list[str], *, count: int = 1, threads: int, steps: int) -> None:
+
+class Arrangement:
+    """So many processes, which wait for each other between turns.
+
+    checkout: the one whose code they run; None: this one, by `serve`.
+    """
+
+    def __init__(
+        self,
+        words: list[str],
+        *,
+        count: int = 1,
+        threads: int,
+        steps: int,
+        checkout: Path | None = None,
+        batch: int = 0,
+    ) -> None:
         self.steps = steps
         command = [sys.executable, __file__, "serve", json.dumps(words)]
         pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        extra: dict[str, str] = {}
+        if checkout is not None:
+            command = [sys.executable, "-c", BESIDE, json.dumps([batch, [*WORDS, *words]])]
+            extra = {"PYTHONPATH": f"{checkout}{os.pathsep}{checkout / 'scripts'}"}
         self.running = [
-            subprocess.Popen(command, env=environment, **pipes)
+            subprocess.Popen(command, env=environment | extra, **pipes)
             for environment in environments(count, threads=threads)
         ]
         self.times: list[float] = []
@@ -141,13 +183,32 @@ def processes(given: argparse.Namespace, table: Table) -> None:
         )
 
 
+def commits(given: argparse.Namespace, table: Table) -> None:
+    words = [f"batch_size={given.batch}", f"precision={given.precision}"]
+    here, there = (
+        Arrangement(words, threads=given.threads, steps=1, checkout=checkout, batch=given.batch)
+        for checkout in (ROOT, given.other.resolve())
+    )
+    this, other, ratio = in_turn(here, there, given.turns or 25)
+    for checkout, found, of_this in ((ROOT, this, 1.0), (given.other, other, ratio)):
+        table.add(
+            {
+                "precision": given.precision,
+                "commit": git_commit(checkout),
+                "ms an image": found["ms an image"],
+                "ratio": of_this,
+            }
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["chunks", "processes", "serve"])
+    parser.add_argument("what", choices=["chunks", "processes", "commits", "serve"])
     parser.add_argument("job", nargs="?")
     parser.add_argument("--batch", type=int)
     parser.add_argument("--chunk", type=int, default=128)
     parser.add_argument("--precision", default="auto")
+    parser.add_argument("--other", type=Path, help="of commits: the other checkout")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--turns", type=int)
     parser.add_argument("--out", type=Path)
@@ -155,9 +216,12 @@ def main() -> None:
     if given.what == "serve":
         serve(json.loads(given.job))
         return
-    given.batch = given.batch or {"chunks": 4096, "processes": 128}[given.what]
+    if given.what == "commits" and given.other is None:
+        parser.error("commits needs --other DIR")
+    given.batch = given.batch or {"chunks": 4096, "processes": 128, "commits": 64}[given.what]
     out = given.out or Path(f"results/bench_{given.what}.csv")
-    {"chunks": chunks, "processes": processes}[given.what](given, Table(out, torch.device("cpu")))
+    table = Table(out, torch.device("cpu"))
+    {"chunks": chunks, "processes": processes, "commits": commits}[given.what](given, table)
 
 
 if __name__ == "__main__":

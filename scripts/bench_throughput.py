@@ -2,7 +2,8 @@
 
     python scripts/bench_throughput.py --encoders resnet18 resnet20 --steps 3
 
-Measures blocks of a few steps, in turn, in images a second (medians):
+Measures blocks of a few steps, in turn, in images a second (medians). A `step / ...` is the median
+of the ratios within the turns, since a machine's speed drifts; the order is turned round each time:
 
     encoder   forward, backward and optimiser step of the encoder alone, on views that are there;
               where a method has a teacher, also the forward pass of a second encoder
@@ -264,8 +265,8 @@ def measure(
     times: dict[str, list[float]] = {kind: [] for kind in benches}
     try:
         for turn in range(given.turns + 1):
-            for kind, bench in benches.items():
-                seconds = bench.ask("seconds")
+            for kind in list(benches)[:: -1 if turn % 2 else 1]:
+                seconds = benches[kind].ask("seconds")
                 if turn:  # the first is for warming up
                     times[kind].append(seconds)
         phases = benches["step"].ask("phases") if "step" in benches else {}
@@ -282,10 +283,10 @@ def measure(
         "precision": runtime.precision,
     }
     row |= {f"{kind} images/s": value for kind, value in speed.items()}
-    if "encoder" in speed and "step" in speed:
-        row["step / encoder"] = speed["step"] / speed["encoder"]
-    if "public" in speed and "step" in speed:
-        row["step / public"] = speed["step"] / speed["public"]
+    for kind in ("encoder", "public"):
+        if kind in times and "step" in times:
+            pairs = zip(times[kind], times["step"], strict=True)
+            row[f"step / {kind}"] = statistics.median(other / step for other, step in pairs)
     return row | phases
 
 

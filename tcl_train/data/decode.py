@@ -148,7 +148,8 @@ def _read(path: str | Path, share: Share) -> tuple[Image.Image, tuple[int, int]]
 
 def _content(path: str | Path) -> bytes:
     try:
-        return Path(path).read_bytes()
+        with open(path, "rb") as file:
+            return file.read()
     except OSError as error:
         raise UnreadableImage(path, _unreadable(path, error), passing=True) from error
 
@@ -173,14 +174,14 @@ def _decoded(path: str | Path, content: bytes, share: Share) -> tuple[Image.Imag
 def _load(content: bytes, share: Share) -> tuple[Image.Image, tuple[int, int]]:
     with Image.open(io.BytesIO(content)) as image:
         width, height = image.size
-        turned = image.format != "TIFF"  # which Pillow turns itself, and says its upright size
-        lying = turned and _orientation(image) in LYING
-        upright = (height, width) if lying else (width, height)
+        turned = image.format == "TIFF"  # by Pillow itself, which says its upright size
+        orientation = 1 if turned else _orientation(image)
+        upright = (height, width) if orientation in LYING else (width, height)
         factor = DRAFT_MARGIN * share(*upright)
         if factor < 1:
             image.draft("RGB", (math.ceil(width * factor), math.ceil(height * factor)))
         image.load()
-        return _upright(rgb(image), _orientation(image)), upright
+        return _upright(rgb(image), orientation), upright
 
 
 @contextmanager

@@ -66,7 +66,7 @@ def stl10(root: str, unlabelled: bool | None = None, **keys: Any) -> DataSet:
     own group; None: with supervised=false only.
     """
     if unlabelled is not None:
-        checks.boolean("dataset.unlabelled", unlabelled)
+        checks.boolean("unlabelled", unlabelled)
 
     def read(split: str) -> tuple[Tensor, Tensor, Sequence[str]]:
         data = _torchvisions("STL10")(root, split=split, download=True)

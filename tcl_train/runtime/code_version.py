@@ -5,10 +5,12 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+THIS = Path(__file__).resolve().parents[2]
 
-def git_commit() -> str | None:
-    """The commit of the checkout that runs, with `+` where it has changes; None when installed."""
-    checkout = Path(__file__).resolve().parents[2]
+
+def git_commit(checkout: Path = THIS) -> str | None:
+    """The commit of a checkout, if none is given of the one that runs, with `+` where it has
+    changes; None when installed."""
     if not (checkout / ".git").exists():
         return None
     try:

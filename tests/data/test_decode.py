@@ -11,6 +11,7 @@ import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps, PngImagePlugin
 
+from tcl_train.data import decode as decode_module
 from tcl_train.data.decode import UnreadableImage, check_file, decode, eight_bits, quietly
 from tcl_train.errors import RequestError
 
@@ -514,10 +516,10 @@ def test_a_link_to_nothing_is_called_so(tmp_path: Path) -> None:
 def test_a_file_that_may_not_be_read_is_called_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(path: Path) -> bytes:
+    def refuse(path: Path, mode: str) -> NoReturn:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)  # root may read everything
+    monkeypatch.setattr(decode_module, "open", refuse, raising=False)  # root may read everything
     with pytest.raises(UnreadableImage, match="Permission denied"):
         decode(tmp_path / "a.png", 8)
 
