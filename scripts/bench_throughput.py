@@ -91,7 +91,7 @@ def encoder_alone(words: list[str], data: DataSet) -> Block:  # noqa: ARG001
     teachers = [
         Teacher(configs.build_encoder(config, image_size=32))
         for part in method.modules()
-        if isinstance(part, Teacher)
+        if isinstance(part, Teacher) and holds(part, type(encoder))
     ]
     runtime.prepare(nn.ModuleList([encoder, *teachers]))
     optimizer = torch.optim.SGD(encoder.parameters(), lr=0.01, momentum=0.9)
@@ -109,6 +109,11 @@ def encoder_alone(words: list[str], data: DataSet) -> Block:  # noqa: ARG001
             runtime.update(optimizer)
 
     return block
+
+
+def holds(module: nn.Module, kind: type) -> bool:
+    """Whether a part of the module is of this kind."""
+    return any(isinstance(part, kind) for part in module.modules())
 
 
 def whole_step(words: list[str], data: DataSet) -> Block:

@@ -49,22 +49,22 @@ def best_of(search: Path, keys: Sequence[str]) -> list[str]:
 
 
 def losses(folder: Path, images: Path) -> None:
-    common = ("experiment=cpu/supervised", f"dataset.root={images}", "epochs=4")
+    common = ("experiment=cpu/supervised", f"dataset.root={images}")
     for loss, space in SPACES.items():
         search = folder / "search" / loss
-        sweeper = ("hydra/sweeper=optuna", f"hydra.sweeper.n_trials={TRIALS}")
-        sweep(search, *common, f"loss={loss}", "seed=11", "validation=0.1", *sweeper, *space)
+        trials = ("hydra/sweeper=optuna", f"hydra.sweeper.n_trials={TRIALS}", *space)
+        sweep(search, *common, f"loss={loss}", "epochs=2", "seed=11", "validation=0.1", *trials)
         chosen = best_of(search, [word.partition("=")[0] for word in space])
-        sweep(folder / "runs" / loss, *common, f"loss={loss}", *chosen, SEEDS)
+        sweep(folder / "runs" / loss, *common, f"loss={loss}", "epochs=4", *chosen, SEEDS)
 
 
 def temperature(folder: Path, images: Path) -> None:
-    common = ("experiment=cpu/temperature", f"dataset.root={images}", "epochs=4")
+    common = ("experiment=cpu/temperature", f"dataset.root={images}", "epochs=2")
     sweep(folder / "runs", *common, "loss=supcon,tcl", "tau=0.05,0.07,0.1,0.2,0.5,1.0")
 
 
 def gradients(folder: Path, images: Path) -> None:
-    common = (f"dataset.root={images}", "epochs=4", "log_every=20")
+    common = (f"dataset.root={images}", "epochs=2", "log_every=10")
     sweep(folder / "runs" / "k1", "experiment=cpu/k1", *common, "k1=0,5000,50000")
     sweep(folder / "runs" / "k2", "experiment=cpu/k2", *common, "k2=0.5,3")
 
@@ -73,9 +73,8 @@ def k1(folder: Path, images: Path) -> None:
     few = folder / f"{FEW}-classes"
     if not few.is_dir():
         first_classes(images, few, FEW)
-    warm_up = "k1_warmup_epochs=0,1"
-    for name, root, epochs in (("many", images, 4), ("few", few, 40)):
-        words = (f"dataset.root={root}", f"epochs={epochs}", warm_up)
+    for name, root, epochs, warm_up in (("many", images, 3, 1), ("few", few, 30, 10)):
+        words = (f"dataset.root={root}", f"epochs={epochs}", f"k1_warmup_epochs=0,{warm_up}")
         sweep(folder / "runs" / name, "experiment=cpu/k1", *words, "k1=0,1000,5000,20000,50000")
 
 

@@ -134,14 +134,20 @@ class _Normalised(ClosedForm):
         x, weight_C, mean_C, var_C = ctx.saved_tensors
         learned = weight_C is not None
         weight_C = weight_C if learned else torch.ones_like(mean_C)
-        scaled, by_weight_C, by_bias_C = torch.ops.aten.native_batch_norm_backward(
-            gradient, x, weight_C, mean_C, var_C, None, None, False, ctx.eps, [True, True, True]
+        _, by_weight_C, by_bias_C = torch.ops.aten.native_batch_norm_backward(
+            gradient, x, weight_C, mean_C, var_C, None, None, False, ctx.eps, [False, True, True]
         )
         total_2C = torch.stack([by_weight_C, by_bias_C])  # sums of x^ dl/dy and of dl/dy
         ctx.processes.add_up([total_2C])
         rows = ctx.processes.count * x.numel() // x.shape[1]
-        slope_C, level_C = -total_2C / rows * weight_C * (var_C + ctx.eps).rsqrt()
-        means = F.batch_norm(x, mean_C, var_C, slope_C, level_C, training=False, eps=ctx.eps)
+        scale_C = weight_C * (var_C + ctx.eps).rsqrt()
+        slope_C, level_C = -total_2C / rows * scale_C
+        by_x = F.batch_norm(x, mean_C, var_C, slope_C, level_C, training=False, eps=ctx.eps)
+        if gradient.dtype == scale_C.dtype:
+            by_x.addcmul_(gradient, scale_C.view(-1, *[1] * (x.dim() - 2)))
+        else:  # half precision: the factor stays in float32
+            zero_C, one_C = torch.zeros_like(scale_C), torch.ones_like(scale_C)
+            by_x += F.batch_norm(gradient, zero_C, one_C, scale_C, zero_C, training=False, eps=0.0)
         if not learned:
             by_weight_C = by_bias_C = None
-        return scaled.add_(means), by_weight_C, by_bias_C, None, None, None, None
+        return by_x, by_weight_C, by_bias_C, None, None, None, None
