@@ -15,4 +15,4 @@ say "mypy"
 say "pytest"
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"  # on tensors this small, threads only wait for each other
 # Two at a time; the tests of a file stay together, for what they share.
-"$bin/python" -m pytest -n 2 --dist loadfile "$@"
+"$bin/python" -m pytest -n 2 --dist loadfile --durations=40 "$@"
