@@ -6,7 +6,8 @@ Writes images, then measures in turn, in images a second (medians), each in the 
 device computes in:
 
     bare     the encoder alone, on 32 x 32 images that are there, decoded and normalised
-    embed    tcl-embed's way from the files (PNG, 32 x 32) to the file of features
+    embed    tcl-embed's way from the files (PNG, 32 x 32) to the file of features, in one process,
+             and on a CPU in two with half of the threads each
     loader   torch's DataLoader with two workers and torchvision's transforms, the same encoder; on
              JPEGs of 500 x 400 pixels, seen at 224 x 224
     embed    the same from the files (JPEG, 500 x 400) to the file of features
@@ -22,6 +23,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +34,7 @@ import numpy as np
 import torch
 from bench_record import Table
 from PIL import Image
+from ranks import Ranks
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
@@ -43,11 +46,13 @@ from tcl_train.data.normalize import Normalize
 from tcl_train.evaluation.feature_file import open_writer
 from tcl_train.evaluation.features import frozen
 from tcl_train.restore import Embedder
-from tcl_train.runtime.device import Runtime
+from tcl_train.runtime.device import Runtime, available_cpus
 from tcl_train.runtime.memory import ask_for_huge_pages, keep_freed_memory
+from tcl_train.runtime.processes import of_torchrun
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 WORKERS = 2
+PROCESSES = 2
 
 
 def write_images(folder: Path, count: int, size: tuple[int, int], ending: str) -> Listing:
@@ -77,9 +82,12 @@ def build_embedder(name: str, image_size: int, runtime: Runtime) -> Embedder:
 
 def embed_rate(embedder: Embedder, listing: Listing, folder: Path) -> float:
     begin = perf_counter()
-    writer = open_writer(folder / "features.npy", ".npy", embedder.dim)
-    embed_listing(embedder, listing, EmbedSettings(), writer)
-    writer.close()
+    if not embedder.runtime.processes.is_first:
+        embed_listing(embedder, listing, EmbedSettings(), None)
+    else:
+        writer = open_writer(folder / "features.npy", ".npy", embedder.dim)
+        embed_listing(embedder, listing, EmbedSettings(), writer)
+        writer.close()
     return len(listing) / (perf_counter() - begin)
 
 
@@ -92,6 +100,33 @@ def bare_rate(embedder: Embedder, count: int, batch_size: int) -> float:
         for start in range(0, count, batch_size):
             embedder.module(x_BCSS[: count - start]).float().cpu()
     return count / (perf_counter() - begin)
+
+
+def serve(encoder: str, folder: Path) -> None:
+    """One of several processes that embed the images of a folder each time it is asked; answers
+    with its rate and its seconds of CPU time."""
+    with of_torchrun() as processes:
+        runtime = Runtime(device="cpu", precision="auto", compile=False, processes=processes)
+        embedder = build_embedder(encoder, 32, runtime)
+        listing = unlabelled(folder)
+        for _ in sys.stdin:
+            begin = process_time()
+            rate = embed_rate(embedder, listing, folder.parent)
+            print(rate, process_time() - begin, flush=True)
+
+
+class Several:
+    """Such processes."""
+
+    def __init__(self, encoder: str, folder: Path, count: int) -> None:
+        command = [sys.executable, __file__, "serve", encoder, str(folder)]
+        threads = available_cpus() // count
+        self.ranks = Ranks(command, count=count, threads=threads)
+
+    def ask(self) -> tuple[float, float]:
+        """The rate of all together, and their seconds of CPU time."""
+        answers = [list(map(float, answer.split())) for answer in self.ranks.ask("")]
+        return min(rate for rate, _ in answers), sum(seconds for _, seconds in answers)
 
 
 class Files(Dataset):
@@ -137,9 +172,12 @@ class Rates(NamedTuple):
     cpu_ratio: float
 
 
-def compare(rounds: int, embed: Callable[[], float], other: Callable[[], float]) -> Rates:
+Measure = Callable[[], tuple[float, float]]  # the rate, and the seconds of CPU time
+
+
+def compare(rounds: int, embed: Measure, other: Measure) -> Rates:
     """Of both in turn; the first round is for warming up."""
-    pairs = [(timed(embed), timed(other)) for _ in range(rounds + 1)][1:]
+    pairs = [(embed(), other()) for _ in range(rounds + 1)][1:]
     return Rates(
         statistics.median(one for (one, _), _ in pairs),
         statistics.median(two for _, (two, _) in pairs),
@@ -148,14 +186,21 @@ def compare(rounds: int, embed: Callable[[], float], other: Callable[[], float])
     )
 
 
-def timed(measure: Callable[[], float]) -> tuple[float, float]:
-    """The rate, and the seconds of CPU time."""
-    begin = process_time()
-    rate = measure()
-    return rate, process_time() - begin
+def timed(rate_of: Callable[..., float], *arguments: object) -> Measure:
+    def measure() -> tuple[float, float]:
+        begin = process_time()
+        rate = rate_of(*arguments)
+        return rate, process_time() - begin
+
+    return measure
 
 
 def main() -> None:
+    ask_for_huge_pages()
+    keep_freed_memory()
+    if sys.argv[1:2] == ["serve"]:
+        serve(sys.argv[2], Path(sys.argv[3]))
+        return
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--encoders", nargs="+", default=["resnet18"])
     parser.add_argument("--small", type=int, default=1500, help="PNGs of 32 x 32")
@@ -164,8 +209,6 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path, default=Path("results/bench_embed.csv"))
     given = parser.parse_args()
-    ask_for_huge_pages()
-    keep_freed_memory()
     runtime = Runtime(device=given.device, precision="auto", compile=False)
     batch_size = BATCH_SIZE.get(runtime.device.type, LARGE_BATCH)
     table = Table(given.out, runtime.device)
@@ -176,12 +219,13 @@ def main() -> None:
         large = write_images(folder / "large", given.large, (500, 400), "jpg")
         for encoder in given.encoders:
 
-            def add(images: str, other: str, rates: Rates) -> None:
+            def add(images: str, processes: int, other: str, rates: Rates) -> None:
                 table.add(
                     {
                         "encoder": encoder,  # noqa: B023 - called in the same turn
                         "precision": runtime.precision,
                         "images": images,
+                        "processes": processes,
                         "embed": rates.embed,
                         "beside": other,
                         "rate": rates.other,
@@ -191,12 +235,14 @@ def main() -> None:
                 )
 
             seen = build_embedder(encoder, 32, runtime)
-            rates = compare(
-                given.rounds,
-                lambda: embed_rate(seen, small, folder),  # noqa: B023
-                lambda: bare_rate(seen, len(small), batch_size),  # noqa: B023
-            )
-            add("32x32 png", "bare", rates)
+            bare = timed(bare_rate, seen, len(small), batch_size)
+            one = timed(embed_rate, seen, small, folder)
+            add("32x32 png", 1, "bare", compare(given.rounds, one, bare))
+            if runtime.device.type == "cpu":
+                several = Several(encoder, folder / "small", PROCESSES)
+                rates = compare(given.rounds, several.ask, bare)
+                several.ranks.end()
+                add("32x32 png", PROCESSES, "bare", rates)
             seen_large = build_embedder(encoder, 224, runtime)
             loader = DataLoader(
                 Files(large.paths, 224),
@@ -204,12 +250,9 @@ def main() -> None:
                 num_workers=WORKERS,
                 persistent_workers=True,
             )
-            rates = compare(
-                given.rounds,
-                lambda: embed_rate(seen_large, large, folder),  # noqa: B023
-                lambda: loader_rate(seen_large, loader, len(large)),  # noqa: B023
-            )
-            add("500x400 jpg", "loader", rates)
+            large_one = timed(embed_rate, seen_large, large, folder)
+            other = timed(loader_rate, seen_large, loader, len(large))
+            add("500x400 jpg", 1, "loader", compare(given.rounds, large_one, other))
 
 
 if __name__ == "__main__":

@@ -21,17 +21,15 @@ import json
 import os
 import resource
 import statistics
-import subprocess
 import sys
 from contextlib import nullcontext
 from pathlib import Path
 from time import perf_counter
-from typing import Any
 
 import torch
 from bench_record import Table
 from bench_throughput import random_data
-from ranks import environments
+from ranks import Ranks
 
 from tcl_train.build import build_run
 from tcl_train.cli.compose import compose_run
@@ -105,27 +103,21 @@ class Arrangement:
         batch: int = 0,
     ) -> None:
         self.steps = steps
-        command = [sys.executable, __file__, "serve", json.dumps(words)]
-        pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        extra: dict[str, str] = {}
-        if checkout is not None:
-            command = [sys.executable, "-c", BESIDE, json.dumps([batch, [*WORDS, *words]])]
-            extra = {"PYTHONPATH": f"{checkout}{os.pathsep}{checkout / 'scripts'}"}
-        self.running = [
-            subprocess.Popen(command, env=environment | extra, **pipes)
-            for environment in environments(count, threads=threads)
-        ]
         self.times: list[float] = []
+        if checkout is None:
+            command = [sys.executable, __file__, "serve", json.dumps(words)]
+            self.ranks = Ranks(command, count=count, threads=threads)
+        else:
+            command = [sys.executable, "-c", BESIDE, json.dumps([batch, [*WORDS, *words]])]
+            path = {"PYTHONPATH": f"{checkout}{os.pathsep}{checkout / 'scripts'}"}
+            self.ranks = Ranks(command, threads=threads, environment=path)
 
     def turn(self) -> None:
-        for process in self.running:
-            print(self.steps, file=process.stdin, flush=True)
-        answers = [process.stdout for process in self.running]
-        self.times.append(max(float(answer.readline()) for answer in answers if answer))
+        self.times.append(max(map(float, self.ranks.ask(str(self.steps)))))
 
     def end(self) -> dict[str, float]:
         """Medians, and the peak memory of the first process."""
-        peaks = [float(process.communicate()[0]) for process in self.running]
+        peaks = list(map(float, self.ranks.end()))
         return {"ms an image": statistics.median(self.times), "peak MiB": peaks[0]}
 
 

@@ -1,10 +1,12 @@
-"""The environments of several processes that train together, as torchrun sets them, for scripts
-that start each process themselves."""
+"""Several processes that work together, in environments as torchrun sets them, for scripts that
+start each process themselves."""
 
 from __future__ import annotations
 
 import os
 import socket
+import subprocess
+from collections.abc import Mapping, Sequence
 
 
 def environments(count: int, *, threads: int) -> list[dict[str, str]]:
@@ -18,3 +20,38 @@ def environments(count: int, *, threads: int) -> list[dict[str, str]]:
     common |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     common |= {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
     return [{**common, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]
+
+
+class Ranks:
+    """Running processes, which answer each line of standard input with one of standard output."""
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        count: int = 1,
+        threads: int,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """environment: what they have besides."""
+        self._processes = [
+            subprocess.Popen(
+                command,
+                env=own | dict(environment or {}),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for own in environments(count, threads=threads)
+        ]
+
+    def ask(self, line: str) -> list[str]:
+        """The answer of each."""
+        for process in self._processes:
+            print(line, file=process.stdin, flush=True)
+        return [process.stdout.readline() for process in self._processes if process.stdout]
+
+    def end(self) -> list[str]:
+        """What each prints after its input's end; the first one, whose store the others use, ends
+        last."""
+        return [process.communicate()[0] for process in reversed(self._processes)][::-1]
