@@ -16,7 +16,7 @@ from itertools import islice
 from multiprocessing.connection import wait
 from multiprocessing.context import BaseContext
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -118,11 +118,7 @@ def resized(images_NCHW: Tensor, size: int) -> Tensor:
 
 
 class FileImages:
-    """Image files, decoded by loader workers to squares of `size` pixels, RGB.
-
-    Workers are not forked from this process, whose threads might hold locks, but from a server
-    that has loaded what they need and nothing else; so they are started in milliseconds.
-    """
+    """Image files, decoded by loader workers to squares of `size` pixels, RGB."""
 
     def __init__(
         self, paths: Sequence[str | Path], size: int, workers: int, digest: str = "files:"
@@ -131,14 +127,18 @@ class FileImages:
         self.size = size
         self.workers = workers
         self._digest = digest
+        self._readers = _Readers(workers)
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def batches(self, index_batches: Sequence[Tensor], device: torch.device) -> Iterator[Tensor]:
         # Paths rather than indices, so that a worker need not be sent all paths first.
-        requests = ([self.paths[i] for i in index_B.tolist()] for index_B in index_batches)
-        for (images_BCHW,) in self._load(_Decoder(self.size), requests, len(index_batches), device):
+        requests = (
+            [_Whole(self.paths[i], self.size) for i in index_B.tolist()]
+            for index_B in index_batches
+        )
+        for (images_BCHW,) in self._readers.answers(requests, len(index_batches), device):
             yield images_BCHW
 
     def cut_batches(
@@ -155,39 +155,15 @@ class FileImages:
         the crop of each view, and their size.
         """
         requests = (
-            [(self.paths[i], numbers_BVK[b]) for b, i in enumerate(index_B.tolist())]
+            [_Boxes(self.paths[i], numbers_BVK[b], groups) for b, i in enumerate(index_B.tolist())]
             for index_B, numbers_BVK in zip(
                 index_batches,
                 (numbers_VBK.transpose(0, 1) for numbers_VBK in numbers_of_batches),
                 strict=True,
             )
         )
-        for of_groups in self._load(_Cutter(groups), requests, len(index_batches), device):
+        for of_groups in self._readers.answers(requests, len(index_batches), device):
             yield [views_BVCSS.transpose(0, 1).flatten(0, 1) for views_BVCSS in of_groups]
-
-    def _load(
-        self,
-        dataset: Dataset,
-        requests: Iterable[list[Any]],
-        count: int,
-        device: torch.device,
-    ) -> Iterator[list[Tensor]]:
-        """What the dataset gives for each of `count` lists of requests, on the device."""
-        workers = min(self.workers, count)
-        loader: Iterable[Any] = DataLoader(
-            dataset,
-            batch_sampler=_Requests(requests),
-            num_workers=workers,
-            multiprocessing_context=_context() if workers else None,
-            worker_init_fn=_prepare_worker,
-            collate_fn=_stack,
-            pin_memory=device.type == "cuda",
-            generator=torch.Generator(),  # decoding draws nothing; leave the global state alone
-        )
-        for stacked in loader:
-            if isinstance(stacked, str):
-                raise RequestError(stacked)
-            yield [images_BCHW.to(device, non_blocking=True) for images_BCHW in stacked]
 
     def digest(self) -> str:
         return self._digest
@@ -200,14 +176,108 @@ class FileImages:
         return FileImages(paths, self.size, self.workers, f"{kind}:{named.hexdigest()}")
 
 
-class _Requests:
-    """An iterable of lists, taken as workers are ready for them."""
+class _Whole(NamedTuple):
+    """Asks for a whole image, as a square."""
 
-    def __init__(self, requests: Iterable[list[Any]]) -> None:
-        self.requests = requests
+    path: str | Path
+    size: int
+
+    def read(self) -> list[Tensor]:
+        return [torch.from_numpy(decode(self.path, self.size))]
+
+
+class _Boxes(NamedTuple):
+    """Asks for boxes of an image, which numbers (V, K) decide: for each group (views, 3, S, S)."""
+
+    path: str | Path
+    numbers_VK: Tensor
+    groups: Sequence[tuple[Sequence[RandomResizedCrop], int]]
+
+    def read(self) -> list[Tensor]:
+        crops = [crop for crops, _ in self.groups for crop in crops]
+        sizes = [size for crops, size in self.groups for _ in crops]
+
+        def boxes_of(height: int, width: int) -> list[Box]:
+            boxes = []
+            for crop, numbers_K in zip(crops, self.numbers_VK, strict=True):
+                box = crop.boxes(numbers_K[None], height, width)
+                boxes.append(Box(*(float(box[k]) for k in ("left", "top", "width", "height"))))
+            return boxes
+
+        views = iter(cut(self.path, sizes, boxes_of))
+        counts = [len(crops) for crops, _ in self.groups]
+        return [torch.from_numpy(np.stack([*islice(views, count)])) for count in counts]
+
+
+class _Readers:
+    """Loader workers, kept from one epoch to the next.
+
+    They are not forked from this process, whose threads might hold locks, but from a server that
+    has loaded what they need and nothing else.
+    """
+
+    def __init__(self, workers: int) -> None:
+        self.workers = workers
+        self._kept: tuple[DataLoader, _Batches] | None = None
+        self._busy = False
+
+    def answers(
+        self,
+        requests: Iterable[list[Any]],
+        count: int,
+        device: torch.device,
+    ) -> Iterator[list[Tensor]]:
+        """What each of `count` lists of _Whole or of _Boxes asks for, stacked, on the device."""
+        keep = 0 < self.workers <= count and not self._busy
+        kept = self._kept if keep else None
+        loader, batches = kept or self._loader(min(self.workers, count), device, keep=keep)
+        self._kept = (loader, batches) if keep else self._kept
+        batches.requests = requests
+        self._busy = self._busy or keep
+        try:
+            for stacked in loader:
+                if isinstance(stacked, str):
+                    raise RequestError(stacked)
+                yield [images_BCHW.to(device, non_blocking=True) for images_BCHW in stacked]
+        finally:
+            self._busy = self._busy and not keep
+
+    def _loader(
+        self, workers: int, device: torch.device, *, keep: bool
+    ) -> tuple[DataLoader, _Batches]:
+        batches = _Batches()
+        loader: DataLoader = DataLoader(
+            _Read(),
+            batch_sampler=batches,
+            num_workers=workers,
+            persistent_workers=keep,
+            multiprocessing_context=_context() if workers else None,
+            worker_init_fn=_prepare_worker,
+            collate_fn=_stack,
+            pin_memory=device.type == "cuda",
+            generator=torch.Generator(),  # decoding draws nothing; leave the global state alone
+        )
+        return loader, batches
+
+
+class _Batches:
+    """Lists of requests, taken as workers are ready for them."""
+
+    requests: Iterable[list[Any]] = ()
 
     def __iter__(self) -> Iterator[list[Any]]:
         return iter(self.requests)
+
+
+class _Read(Dataset):
+    """Carries out a request. An unreadable file comes out as its message, because an exception from
+    a worker process would arrive wrapped in a traceback."""
+
+    def __getitem__(self, request: _Whole | _Boxes) -> list[Tensor] | str:
+        try:
+            return request.read()
+        except UnreadableImage as error:
+            return str(error)
 
 
 def _context() -> BaseContext:
@@ -245,46 +315,6 @@ def _end_with_the_trainer() -> None:
     assert trainer is not None
     wait([trainer.sentinel])
     os._exit(1)
-
-
-class _Decoder(Dataset):
-    """Whole images, as squares. An unreadable file comes out as its message, because an exception
-    from a worker process would arrive wrapped in a traceback."""
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-
-    def __getitem__(self, path: str | Path) -> list[Tensor] | str:
-        try:
-            return [torch.from_numpy(decode(path, self.size))]
-        except UnreadableImage as error:
-            return str(error)
-
-
-class _Cutter(Dataset):
-    """Boxes of images: for each group (its views, 3, S, S), from a path and the numbers (V, K) that
-    decide them."""
-
-    def __init__(self, groups: Sequence[tuple[Sequence[RandomResizedCrop], int]]) -> None:
-        self.crops = [crop for crops, _ in groups for crop in crops]
-        self.sizes = [size for crops, size in groups for _ in crops]
-        self.counts = [len(crops) for crops, _ in groups]
-
-    def __getitem__(self, request: tuple[str | Path, Tensor]) -> list[Tensor] | str:
-        path, numbers_VK = request
-
-        def boxes_of(height: int, width: int) -> list[Box]:
-            boxes = []
-            for crop, numbers_K in zip(self.crops, numbers_VK, strict=True):
-                box = crop.boxes(numbers_K[None], height, width)
-                boxes.append(Box(*(float(box[k]) for k in ("left", "top", "width", "height"))))
-            return boxes
-
-        try:
-            views = iter(cut(path, self.sizes, boxes_of))
-        except UnreadableImage as error:
-            return str(error)
-        return [torch.from_numpy(np.stack([*islice(views, n)])) for n in self.counts]
 
 
 def _stack(items: list[list[Tensor] | str]) -> list[Tensor] | str:

@@ -5,6 +5,7 @@ B, N: images; C: channels; H, W: rows and columns.
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import subprocess
@@ -74,6 +75,41 @@ def test_an_unreadable_file_stops_the_stream_with_its_name_alone(
         next(stream)
     assert str(raised.value).startswith(f"{paths[2]}: cut off")
     assert "\n" not in str(raised.value)  # no traceback of a worker
+
+
+def worker_pids() -> set[int]:
+    return {process.pid for process in multiprocessing.active_children() if process.pid}
+
+
+def test_workers_are_kept_from_one_epoch_to_the_next(
+    files: tuple[list[Path], np.ndarray],
+) -> None:
+    paths, images_NCHW = files
+    before = worker_pids()
+    images = FileImages(paths, 5, workers=2)
+    list(images.batches(INDEX_BATCHES, CPU))
+    kept = worker_pids() - before
+    assert len(kept) == 2
+    left = images.batches(INDEX_BATCHES, CPU)
+    next(left)
+    left.close()  # in the middle
+    for index_B, images_BCHW in zip(INDEX_BATCHES, images.batches(INDEX_BATCHES, CPU), strict=True):
+        assert np.array_equal(images_BCHW, images_NCHW[index_B.numpy()])
+    assert worker_pids() - before == kept
+    del images, left
+    gc.collect()
+    assert all_end(list(kept))
+
+
+def test_two_epochs_at_once_do_not_disturb_each_other(
+    files: tuple[list[Path], np.ndarray],
+) -> None:
+    paths, images_NCHW = files
+    images = FileImages(paths, 5, workers=2)
+    both = zip(images.batches(INDEX_BATCHES, CPU), images.batches(INDEX_BATCHES, CPU), strict=True)
+    for index_B, (one, other) in zip(INDEX_BATCHES, both, strict=True):
+        assert np.array_equal(one, images_NCHW[index_B.numpy()])
+        assert np.array_equal(other, images_NCHW[index_B.numpy()])
 
 
 def test_workers_are_no_copies_of_this_process_and_outlive_a_signal_to_all(
