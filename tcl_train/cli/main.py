@@ -21,7 +21,7 @@ from tcl_train.cli.streams import forgiving_streams
 from tcl_train.cli.train import train_command
 from tcl_train.errors import CommandError
 from tcl_train.runtime.memory import ask_for_huge_pages, keep_freed_memory
-from tcl_train.runtime.signals import as_interruption, interrupting
+from tcl_train.runtime.signals import as_interruption, ignored_at_exit, interrupting
 
 if TYPE_CHECKING:
     from tcl_train.runtime.processes import Processes
@@ -60,7 +60,9 @@ def _guarded(name: str, command: Command, arguments: Sequence[str] | None) -> in
     """Every failure is one line on standard error and an exit status."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     with forgiving_streams(), interrupting():
-        return _run_command(name, command, arguments)
+        status = _run_command(name, command, arguments)
+        ignored_at_exit()
+        return status
 
 
 def _run_command(name: str, command: Command, arguments: list[str]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -66,6 +67,18 @@ def as_interruption(error: BaseException) -> BaseException:
     stopped = Stopped(_come[-1])
     stopped.__cause__ = error
     return stopped
+
+
+def ignored_at_exit() -> None:
+    """From when the interpreter ends, which takes a while, signals change nothing: the command has
+    done what it was to do, and its exit status says so."""
+    atexit.unregister(_ignore)
+    atexit.register(_ignore)
+
+
+def _ignore() -> None:
+    for signum in STOPPING:
+        signal.signal(signum, signal.SIG_IGN)
 
 
 class Signals:

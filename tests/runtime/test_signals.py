@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
+import time
 from contextlib import suppress
 
 import pytest
 
 from tcl_train.errors import Interrupted, Stopped
 from tcl_train.runtime.signals import (
+    STOPPING,
     Signals,
     as_interruption,
     interrupting,
@@ -78,3 +82,24 @@ def test_a_process_that_was_started_to_ignore_the_end_of_its_terminal_still_does
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+ENDING = """
+import atexit, signal, time
+from tcl_train.runtime.signals import ignored_at_exit
+atexit.register(time.sleep, 1)  # runs after what is registered later
+ignored_at_exit()
+atexit.register(print, "ending", flush=True)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals end a process at once there")
+@pytest.mark.parametrize("signum", STOPPING)
+def test_a_signal_while_the_interpreter_ends_leaves_the_exit_status(signum: int) -> None:
+    command = [sys.executable, "-c", ENDING]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ending\n"
+        time.sleep(0.3)
+        process.send_signal(signum)
+        assert process.wait(timeout=60) == 0
