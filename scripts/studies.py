@@ -73,7 +73,7 @@ def k1(folder: Path, images: Path) -> None:
     few = folder / f"{FEW}-classes"
     if not few.is_dir():
         first_classes(images, few, FEW)
-    for name, root, epochs, warm_up in (("many", images, 3, 1), ("few", few, 30, 10)):
+    for name, root, epochs, warm_up in (("many", images, 3, 1), ("few", few, 20, 5)):
         words = (f"dataset.root={root}", f"epochs={epochs}", f"k1_warmup_epochs=0,{warm_up}")
         sweep(folder / "runs" / name, "experiment=cpu/k1", *words, "k1=0,1000,5000,20000,50000")
 
