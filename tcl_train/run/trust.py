@@ -21,6 +21,7 @@ ROOMS = {
     "dataset": "tcl_train.data",
     "augment": "tcl_train.data.augment",
     "second_view": "tcl_train.data.augment",
+    "multicrop": "tcl_train.data.augment",
     "encoder": "tcl_train.models",
     "projector": "tcl_train.models",
     "loss": "tcl_train.losses",

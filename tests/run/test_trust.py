@@ -11,7 +11,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from tcl_train import load_encoder
-from tcl_train.cli.choices import choices, config_dir
+from tcl_train.cli.choices import choices, groups
 from tcl_train.cli.compose import compose_run
 from tcl_train.cli.main import main_eval
 from tcl_train.errors import RequestError
@@ -55,14 +55,17 @@ def test_a_call_at_the_root_is_refused() -> None:
         check_targets(config, "config.yaml")  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("group", [g for g in ROOMS if g != "second_view"])
+@pytest.mark.parametrize("group", [g for g in groups() if g != "experiment"])
 def test_every_choice_of_ours_is_accepted(group: str) -> None:
     for choice in choices(group):
         words = [f"{group}={choice}"]
         words += ["dataset.root=x"] if choice in ("imagenet100", "image_folder") else []
         words += ["loss=ce"] if choice == "cross_entropy" else []
         check_targets(compose_run(words).config, "config.yaml")
-    assert (config_dir() / group).is_dir()
+
+
+def test_every_room_belongs_to_a_group() -> None:
+    assert {*ROOMS} <= {*groups(), "second_view"}
 
 
 def test_a_package_that_is_named_is_trusted() -> None:
