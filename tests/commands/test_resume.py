@@ -229,13 +229,21 @@ def test_a_run_that_is_interrupted_again_and_again_ends_the_same(
     assert_same_run(run_dir, uninterrupted)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("loss=ntxent", "optimizer=adamw", "views=3"),
+        ("method=dino", "multicrop=small", "method.prototypes=32"),
+    ],
+    ids=["other parts", "crops of two sizes"],
+)
 def test_another_way_to_train_goes_on_as_exactly(
+    words: tuple[str, ...],
     interrupted: Callable[..., RunDir],
     command: Callable[..., Any],
     train_tiny: Callable[..., dict[str, Any]],
     tmp_path: Path,
 ) -> None:
-    words = ("loss=ntxent", "optimizer=adamw", "views=3")
     whole = RunDir(tmp_path / "whole")
     train_tiny(whole, *WORDS, *words)
     run_dir = interrupted(7, *words)
