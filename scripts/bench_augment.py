@@ -25,7 +25,7 @@ from bench_record import Table
 from PIL import Image
 from torchvision import transforms
 
-from tcl_train import build as configs
+from tcl_train.building.parts import build_augment
 from tcl_train.cli.compose import compose_run
 from tcl_train.data.dataset import DataSet, Split
 from tcl_train.data.images import ArrayImages
@@ -95,7 +95,7 @@ def blocks_of(
     preset: str, data: DataSet, device: torch.device
 ) -> tuple[Callable[[], int], Callable[[], int]]:
     """Ours and Pillow's; each gives the number of views that it made."""
-    augment = configs.build_augment(compose_run([f"augment={preset}"]).config, data)
+    augment = build_augment(compose_run([f"augment={preset}"]).config, data)
     assert isinstance(data.pretrain.images, ArrayImages)
     images_BCHW = data.pretrain.images.images_NCHW.to(device)
     images = [

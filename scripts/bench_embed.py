@@ -38,7 +38,7 @@ from ranks import Ranks
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from tcl_train import build as configs
+from tcl_train.building.parts import build_encoder
 from tcl_train.cli.compose import compose_run
 from tcl_train.commands.embed import BATCH_SIZE, LARGE_BATCH, EmbedSettings, embed_listing
 from tcl_train.data.listing import Listing, unlabelled
@@ -70,7 +70,7 @@ def write_images(folder: Path, count: int, size: tuple[int, int], ending: str) -
 def build_embedder(name: str, image_size: int, runtime: Runtime) -> Embedder:
     """A random encoder: speed does not depend on its weights."""
     config = compose_run([f"encoder={name}"]).config
-    encoder = configs.build_encoder(config, image_size=image_size)
+    encoder = build_encoder(config, image_size=image_size)
     return Embedder(
         module=runtime.place(encoder).eval(),
         dim=encoder.feature_dim,

@@ -31,7 +31,7 @@ from bench_record import Table
 from bench_throughput import random_data
 from ranks import Ranks
 
-from tcl_train.build import build_run
+from tcl_train.building.run import build_run
 from tcl_train.cli.compose import compose_run
 from tcl_train.runtime.code_version import git_commit
 from tcl_train.runtime.memory import ask_for_huge_pages, keep_freed_memory

@@ -43,8 +43,8 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from tcl_train import build as configs
-from tcl_train.build import build_run
+from tcl_train.building.parts import build_encoder, build_loss, build_method, build_projector
+from tcl_train.building.run import build_run
 from tcl_train.cli.compose import compose_run
 from tcl_train.data.dataset import DataSet, Split
 from tcl_train.data.images import ArrayImages
@@ -84,12 +84,10 @@ def encoder_alone(words: list[str], data: DataSet) -> Block:  # noqa: ARG001
     a teacher's forward pass."""
     config = compose_run(words).config
     runtime = runtime_of(config)
-    encoder = configs.build_encoder(config, image_size=32)
-    method = configs.build_method(
-        config, encoder=encoder, loss=configs.build_loss(config), num_classes=CLASSES
-    )
+    encoder = build_encoder(config, image_size=32)
+    method = build_method(config, encoder=encoder, loss=build_loss(config), num_classes=CLASSES)
     teachers = [
-        Teacher(configs.build_encoder(config, image_size=32))
+        Teacher(build_encoder(config, image_size=32))
         for part in method.modules()
         if isinstance(part, Teacher) and holds(part, type(encoder))
     ]
@@ -162,8 +160,8 @@ def public_step(words: list[str], data: DataSet) -> Block:
     config = compose_run(words).config
     runtime = runtime_of(config)
     device = runtime.device
-    encoder = configs.build_encoder(config, image_size=32)
-    projector = configs.build_projector(config, feature_dim=encoder.feature_dim)
+    encoder = build_encoder(config, image_size=32)
+    projector = build_projector(config, feature_dim=encoder.feature_dim)
     model = nn.Sequential(encoder, projector).to(device)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
     loader = DataLoader(

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from bench_record import Table
 
-from tcl_train.build import build_run
+from tcl_train.building.run import build_run
 from tcl_train.cli.choices import choices
 from tcl_train.cli.compose import compose_run
 from tcl_train.methods.diagnostics import COLLAPSED_SPREAD

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from bench_record import Table
 
-from tcl_train.build import build_run
+from tcl_train.building.run import build_run
 from tcl_train.cli.compose import compose_run
 from tcl_train.commands.train import train
 from tcl_train.methods.diagnostics import find_collapse

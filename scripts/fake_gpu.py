@@ -19,7 +19,15 @@ from torch._subclasses import FakeTensorMode
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.profiler import record_function
 
-from tcl_train import build as configs
+from tcl_train.building.parts import (
+    build_encoder,
+    build_loss,
+    build_method,
+    build_optimizer,
+    build_schedule,
+    build_views,
+)
+from tcl_train.building.settings import read_settings
 from tcl_train.data.augment import Augment
 from tcl_train.data.loader import Batch
 from tcl_train.data.shares import Shares
@@ -55,15 +63,15 @@ def fake_gpu() -> Iterator[None]:
 @contextmanager
 def fake_step(config: DictConfig, *, side: int) -> Iterator[Callable[[], Any]]:
     """A trainer's step on a batch of fake tensors, with real draws of the augmentation."""
-    settings = configs.read_settings(config)
+    settings = read_settings(config)
     b = settings.batch_size
     data: Any = SimpleNamespace(image_size=side, mean=[0.5] * 3, std=[0.25] * 3)
-    groups = configs.build_views(config, settings, data)
+    groups = build_views(config, settings, data)
     loader: Any = SimpleNamespace(steps_per_epoch=10, places=torch.arange(b), batch_size=b)
-    loss = configs.build_loss(config)
+    loss = build_loss(config)
     # Made of real tensors: a teacher copies its student, and fake ones cannot be copied.
-    encoder = configs.build_encoder(config, image_size=side)
-    method = configs.build_method(config, encoder=encoder, loss=loss, num_classes=10)
+    encoder = build_encoder(config, image_size=side)
+    method = build_method(config, encoder=encoder, loss=loss, num_classes=10)
     runtime = Runtime(device="cuda", precision=settings.precision, compile=False)
     with FakeTensorMode(allow_non_fake_inputs=True):
         make_fake(method)
@@ -74,8 +82,8 @@ def fake_step(config: DictConfig, *, side: int) -> Iterator[Callable[[], Any]]:
             loader=loader,
             views=ViewPlan(groups, seed=0),
             gradients=Gradients(runtime, Shares(b, settings.chunk_size), seed=0),
-            optimizer=configs.build_optimizer(config, method),
-            schedule=configs.build_schedule(config),
+            optimizer=build_optimizer(config, method),
+            schedule=build_schedule(config),
             runtime=runtime,
             epochs=1,
             lr=0.1,

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from bench_record import Table
 
-from tcl_train.build import build_data
+from tcl_train.building.parts import build_data
 from tcl_train.data.holding_out import held_out_rows
 from tcl_train.data.normalize import Normalize
 from tcl_train.evaluation.features import Features, MirrorMean, accuracy, extract

@@ -13,9 +13,9 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
-from tcl_train.build import (
+from tcl_train.building.nodes import all_parts
+from tcl_train.building.parts import (
     Weights,
-    all_parts,
     build_augment,
     build_data,
     build_encoder,
@@ -23,9 +23,9 @@ from tcl_train.build import (
     build_probe,
     build_projector,
     read_initial_weights,
-    read_settings,
-    with_validation,
 )
+from tcl_train.building.run import with_validation
+from tcl_train.building.settings import read_settings
 from tcl_train.data.dataset import DataSet, difference
 from tcl_train.errors import RequestError
 from tcl_train.evaluation.evaluate import Evaluator

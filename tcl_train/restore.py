@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf import DictConfig
 from torch import nn
 
-from tcl_train.build import build_encoder, build_projector
+from tcl_train.building.parts import build_encoder, build_projector
 from tcl_train.data.normalize import Normalize
 from tcl_train.errors import RequestError
 from tcl_train.methods.method import embedding_dim

@@ -221,9 +221,9 @@ def recipes() -> dict[str, list[str]]:
 @pytest.fixture(scope="session")
 def few_digits() -> DataSet:
     """The first of the digits: 5 batches of 32 to train with, and 60 to test with."""
-    from tcl_train import build as configs
+    from tcl_train.building.parts import build_data
 
-    data = configs.build_data(_compose_tiny(), supervised=True)
+    data = build_data(_compose_tiny(), supervised=True)
 
     def first(split: Split | None, count: int) -> Split:
         assert split is not None
@@ -240,10 +240,11 @@ def replace_data() -> Callable[[pytest.MonkeyPatch, DataSet], None]:
     """`replace_data(monkeypatch, data)`: runs and evaluations see this data set, whatever their
     words say. Every module that imports `build_data` by name is loaded first: one that is first
     loaded later would keep the replacement for good."""
-    from tcl_train import build, build_evaluation
+    from tcl_train import build_evaluation
+    from tcl_train.building import run
 
     def replace(patch: pytest.MonkeyPatch, data: DataSet) -> None:
-        for module in (build, build_evaluation):
+        for module in (run, build_evaluation):
             patch.setattr(module, "build_data", lambda *_, **__: data)
 
     return replace
@@ -264,7 +265,7 @@ def untrained_run(
     """`untrained_run("encoder=resnet18", size=32)`: the directory of a run at its first step, whose
     encoder has seen a batch of random images of this size, so that it has statistics. Each is made
     once; nobody may write into it."""
-    from tcl_train.build import build_run
+    from tcl_train.building.run import build_run
     from tcl_train.run.checkpoint import Checkpoints
 
     root = tmp_path_factory.mktemp("untrained")

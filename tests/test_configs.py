@@ -20,7 +20,18 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
-from tcl_train import build as configs
+from tcl_train.building.nodes import build_node
+from tcl_train.building.parts import (
+    build_augment,
+    build_data,
+    build_encoder,
+    build_loss,
+    build_method,
+    build_optimizer,
+    build_probe,
+    build_schedule,
+)
+from tcl_train.building.settings import read_settings
 from tcl_train.cli.choices import choices, config_dir
 from tcl_train.cli.compose import compose_run
 from tcl_train.data import named
@@ -43,7 +54,7 @@ GIVEN = {
     "optimizer": {"module", "lr"},
     "method": {"encoder", "projector", "loss", "num_classes"},
 }
-# Keys that build.py carries out itself.
+# Keys that building/ carries out itself.
 BUILT = {"encoder": {"weights"}}
 DEEP = {"resnet50", "resnet101"}  # built without weights where those are of no interest
 
@@ -97,15 +108,15 @@ def test_every_data_set_composes_by_its_own_recipe(dataset: str) -> None:
     recipe = OmegaConf.merge(*shared, recipe)
     for key in ("epochs", "batch_size", "lr"):
         assert config[key] == recipe[key]
-    configs.read_settings(config)
+    read_settings(config)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_every_loss_composes_and_can_train(loss: str) -> None:
     config = composed(f"loss={loss}")
     assert config.names.loss == loss
-    configs.read_settings(config)
-    configs.build_loss(config)
+    read_settings(config)
+    build_loss(config)
 
 
 def in_company() -> list[list[str]]:
@@ -131,7 +142,7 @@ def test_every_choice_composes(words: list[str]) -> None:
 def test_every_loss_composes_with_every_data_set(dataset: str, loss: str) -> None:
     config = compose_run([f"dataset={dataset}", f"loss={loss}"]).config
     assert (config.names.dataset, config.names.loss) == (dataset, loss)
-    configs.read_settings(config)
+    read_settings(config)
 
 
 def test_every_data_set_has_a_recipe_and_takes_its_own() -> None:
@@ -197,8 +208,8 @@ def test_every_setting_of_a_comparison_composes(experiment: str) -> None:
     for setting in ({key: of[line % len(of)] for key, of in over.items()} for line in lines):
         words = [f"{key}={value}" for key, value in setting.items()]
         config = compose_run([f"experiment={experiment}", *words]).config
-        configs.read_settings(config)
-        configs.build_loss(config)
+        read_settings(config)
+        build_loss(config)
         for key, value in setting.items():
             found = config.names[key] if key in config.names else OmegaConf.select(config, key)
             assert str(found) == value or float(found) == float(value), (key, found)
@@ -210,7 +221,7 @@ def test_all_settings_of_a_comparison_compose(experiment: str) -> None:
     over = sweeps_over(experiment)
     for values in itertools.product(*over.values()):
         words = [f"{key}={value}" for key, value in zip(over, values, strict=True)]
-        configs.read_settings(compose_run([f"experiment={experiment}", *words]).config)
+        read_settings(compose_run([f"experiment={experiment}", *words]).config)
 
 
 @pytest.mark.parametrize("name", COMPARISONS)
@@ -305,10 +316,10 @@ def with_choice(tiny: DictConfig, group: str, name: str) -> DictConfig:
 
 
 def tiny_method(config: DictConfig) -> Any:
-    return configs.build_method(
+    return build_method(
         config,
-        encoder=configs.build_encoder(config, image_size=8),
-        loss=configs.build_loss(config),
+        encoder=build_encoder(config, image_size=8),
+        loss=build_loss(config),
         num_classes=3,
     )
 
@@ -333,7 +344,7 @@ def test_a_step_with_every_loss_gives_every_parameter_a_gradient(name: str) -> N
 def test_every_encoder_maps_images_to_its_features(name: str, tiny: DictConfig) -> None:
     config = with_choice(tiny, "encoder", name)
     with torch.device("meta" if name in DEEP else "cpu"):
-        encoder = configs.build_encoder(config, image_size=8)
+        encoder = build_encoder(config, image_size=8)
         images_NCHW = torch.zeros(2, 3, 8, 8)
     assert encoder(images_NCHW).shape == (2, encoder.feature_dim)
 
@@ -351,7 +362,7 @@ def test_every_projector_maps_features_to_rows_and_trains(name: str, tiny: DictC
 @pytest.mark.parametrize("name", choices("optimizer"))
 def test_a_step_of_every_optimizer_changes_every_parameter(name: str, tiny: DictConfig) -> None:
     method = tiny_method(tiny)
-    optimizer = configs.build_optimizer(with_choice(tiny, "optimizer", name), method)
+    optimizer = build_optimizer(with_choice(tiny, "optimizer", name), method)
     before = {key: p.detach().clone() for key, p in method.named_parameters()}
     loss = method(random_images(8).float() / 255, torch.arange(4)).loss
     loss.backward()
@@ -363,7 +374,7 @@ def test_a_step_of_every_optimizer_changes_every_parameter(name: str, tiny: Dict
 
 @pytest.mark.parametrize("name", choices("scheduler"))
 def test_every_schedule_is_a_factor_in_0_to_1_for_every_step(name: str, tiny: DictConfig) -> None:
-    schedule = configs.build_schedule(with_choice(tiny, "scheduler", name))
+    schedule = build_schedule(with_choice(tiny, "scheduler", name))
     factors = [schedule(step, 7, 10) for step in range(70)]
     assert all(0 < factor <= 1 for factor in factors)
     assert max(factors) == 1
@@ -375,7 +386,7 @@ def test_every_augmentation_gives_views_of_grey_and_of_coloured_images(
     name: str, channels: int, tiny: DictConfig
 ) -> None:
     config = with_choice(tiny, "augment", name)
-    transforms = {key: configs._build(f"augment.{key}", n) for key, n in config.augment.items()}
+    transforms = {key: build_node(f"augment.{key}", n) for key, n in config.augment.items()}
     augment = Augment(transforms, Normalize(size=8, mean=[0.5] * channels, std=[0.3] * channels))
     images_BCHW = random_images(6, channels=channels)
     untouched = images_BCHW.clone()
@@ -390,7 +401,7 @@ def test_every_augmentation_gives_views_of_grey_and_of_coloured_images(
 
 @pytest.mark.parametrize("name", choices("probe"))
 def test_every_probe_tells_easy_classes_apart_and_says_how(name: str, tiny: DictConfig) -> None:
-    probe = configs.build_probe(with_choice(tiny, "probe", name))
+    probe = build_probe(with_choice(tiny, "probe", name))
     labels_N = torch.arange(48) % 3
     images_NCHW = random_images(48) // 4
     images_NCHW[torch.arange(48), labels_N] += 150  # a bright channel for each class
@@ -426,12 +437,12 @@ def test_every_data_set_reads_image_folders(name: str, tmp_path: Path) -> None:
             image.save(tmp_path / split / folder / "one.png")
     config = composed(f"dataset={name}")
     config.dataset.root = str(tmp_path)
-    data = configs.build_data(config, supervised=True)
+    data = build_data(config, supervised=True)
     assert data.classes == tuple(sorted(classes))
     assert (len(data.pretrain), len(data.train or ()), len(data.test or ())) == (len(classes),) * 3
     assert data.image_size == (node.image_size or 8)
     assert len(data.mean) == len(data.std)
-    augment = configs.build_augment(config, data)
+    augment = build_augment(config, data)
     batch_BCHW = next(data.pretrain.images.batches([torch.tensor([0, 1])], torch.device("cpu")))
     views_NCHW = augment(batch_BCHW, views=2, generator=torch.Generator().manual_seed(0))
     assert views_NCHW.shape == (4, 3, data.image_size, data.image_size)

@@ -26,7 +26,7 @@ LEVELS = (
     {"report"},
     {"build_evaluation"},
     {"restore"},
-    {"build"},
+    {"building"},
     {"evaluation"},
     {"engine"},
     {"methods"},

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 import tcl_train
-from tcl_train import build as configs
 from tcl_train import load_encoder
+from tcl_train.building.parts import build_encoder
 from tcl_train.data.dataset import DataSet
 from tcl_train.errors import RequestError
 from tcl_train.evaluation.evaluate import Evaluator
@@ -91,7 +91,7 @@ def test_it_gives_the_features_of_the_encoder_that_was_trained(
 
 
 def test_it_is_not_the_encoder_before_training(finished: Any) -> None:
-    untrained = configs.build_encoder(finished.run_dir.read_config(), image_size=8).eval()
+    untrained = build_encoder(finished.run_dir.read_config(), image_size=8).eval()
     features_ND = load_encoder(finished.run_dir.path)(images())
     assert not torch.allclose(features_ND, untrained(images()), atol=1e-2)
 

@@ -9,7 +9,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from tcl_train import __version__
-from tcl_train.build import Run
+from tcl_train.building.run import Run
 from tcl_train.data.dataset import DataSet
 from tcl_train.evaluation.finetune import FINE_TUNING
 from tcl_train.run.directory import RunDir

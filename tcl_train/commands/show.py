@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from tcl_train.build import Run
+from tcl_train.building.run import Run
 from tcl_train.data.augment.picture import picture_of_views
 from tcl_train.evaluation.predictions import Predictions
 from tcl_train.run.board import Board

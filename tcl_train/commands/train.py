@@ -13,7 +13,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from tcl_train.build import Run, build_run
+from tcl_train.building.run import Run, build_run
 from tcl_train.commands.result import assemble_result, encoder_name, summary_line
 from tcl_train.commands.show import hyperparameters, show_result, show_start
 from tcl_train.data.dataset import difference

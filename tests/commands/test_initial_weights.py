@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from tcl_train import build as configs
 from tcl_train import load_encoder
+from tcl_train.building.parts import build_encoder, build_loss, build_method
 from tcl_train.run import checkpoint
 from tcl_train.run.directory import RunDir
 
@@ -134,9 +134,9 @@ def test_a_vision_transformer_trains_with_a_teacher(
     compose_tiny: Callable[..., Any], recipes: dict[str, list[str]]
 ) -> None:
     config = compose_tiny(*recipes["byol"], "encoder=timm", "encoder.name=test_vit")
-    encoder = configs.build_encoder(config, image_size=32)
-    loss = configs.build_loss(config)
-    method = configs.build_method(config, encoder=encoder, loss=loss, num_classes=2)
+    encoder = build_encoder(config, image_size=32)
+    loss = build_loss(config)
+    method = build_method(config, encoder=encoder, loss=loss, num_classes=2)
     step = method(torch.rand(8, 3, 32, 32), torch.arange(4))
     step.loss.backward()
     assert all(p.grad is not None for p in method.encoder.parameters())

@@ -17,7 +17,7 @@ import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from tcl_train.build import build_run
+from tcl_train.building.run import build_run
 from tcl_train.commands import train as train_module
 from tcl_train.commands.result import summary_line
 from tcl_train.commands.train import train
@@ -479,7 +479,7 @@ def test_a_signal_before_the_start_is_obeyed_whatever_code_of_others_makes_of_it
                 raise ImportError("cannot load module more than once per process") from error
         return few_digits
 
-    monkeypatch.setattr("tcl_train.build.build_data", read)
+    monkeypatch.setattr("tcl_train.building.run.build_data", read)
     outcome = command(*tiny_words("batch_size=32", "hydra.run.dir=run"))
     assert (outcome.status, outcome.err) == (
         128 + signum,

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig
 
-from tcl_train.build import build_run
+from tcl_train.building.run import build_run
 from tcl_train.data.dataset import NO_LABEL, Split
 from tcl_train.data.images import ArrayImages
 from tcl_train.data.loader import Batch, Loader, prefetch

@@ -9,7 +9,7 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
-from tcl_train.build import build_run
+from tcl_train.building.run import build_run
 from tcl_train.errors import RequestError
 
 WORDS = ("multicrop=small", "multicrop.small.count=3", "multicrop.small.size=5", "batch_size=8")

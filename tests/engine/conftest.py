@@ -13,7 +13,15 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 
-from tcl_train import build as configs
+from tcl_train.building.parts import (
+    build_augment,
+    build_encoder,
+    build_loss,
+    build_method,
+    build_optimizer,
+    build_schedule,
+)
+from tcl_train.building.settings import read_settings
 from tcl_train.data.loader import Batch
 from tcl_train.data.shares import Shares
 from tcl_train.data.views import ViewGroup, ViewPlan
@@ -47,17 +55,17 @@ def _make_fake(module: nn.Module, device: str) -> None:
 @contextmanager
 def _fake_trainer(config: DictConfig, device: str) -> Iterator[tuple[Trainer, Batch]]:
     """A trainer and a batch of fake tensors on the device, with real draws of the augmentation."""
-    settings = configs.read_settings(config)
+    settings = read_settings(config)
     data: Any = SimpleNamespace(image_size=SIDE, mean=[0.5] * 3, std=[0.25] * 3)
-    augment = configs.build_augment(config, data)
+    augment = build_augment(config, data)
     generator = torch.Generator().manual_seed(0)
     drawn = augment.draw(BATCH, SIDE, SIDE, views=settings.views, generator=generator)
     augment.draw = lambda *_, **__: drawn  # type: ignore[method-assign]
     runtime = Runtime(device=device, precision=config.precision, compile=False)
-    loss = configs.build_loss(config)
+    loss = build_loss(config)
     # Made of real tensors: a teacher copies its student, and fake ones cannot be copied.
-    encoder = configs.build_encoder(config, image_size=SIDE)
-    method = configs.build_method(config, encoder=encoder, loss=loss, num_classes=3)
+    encoder = build_encoder(config, image_size=SIDE)
+    method = build_method(config, encoder=encoder, loss=loss, num_classes=3)
     with FakeTensorMode(allow_non_fake_inputs=True):
         _make_fake(method, device)
         with torch.device(device):
@@ -68,8 +76,8 @@ def _fake_trainer(config: DictConfig, device: str) -> Iterator[tuple[Trainer, Ba
             loader=OneEpoch(),  # type: ignore[arg-type]
             views=ViewPlan([ViewGroup(augment=augment, count=settings.views)], seed=0),
             gradients=Gradients(runtime, Shares(BATCH), seed=0),
-            optimizer=configs.build_optimizer(config, method),
-            schedule=configs.build_schedule(config),
+            optimizer=build_optimizer(config, method),
+            schedule=build_schedule(config),
             runtime=runtime,
             epochs=1,
             lr=0.1,

@@ -18,7 +18,8 @@ import torch
 import torch.distributed as dist
 from omegaconf import DictConfig, OmegaConf
 
-from tcl_train.build import build_data, build_run
+from tcl_train.building.parts import build_data
+from tcl_train.building.run import build_run
 from tcl_train.data.dataset import DataSet
 from tcl_train.engine.fit import Trainer
 from tcl_train.losses import blockwise

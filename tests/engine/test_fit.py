@@ -13,7 +13,7 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
-from tcl_train.build import build_run
+from tcl_train.building.run import build_run
 from tcl_train.data.dataset import DataSet
 from tcl_train.engine.fit import Trainer
 from tcl_train.errors import Interrupted, TrainingError

@@ -13,7 +13,7 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
-from tcl_train.build import build_run
+from tcl_train.building.run import build_run
 from tcl_train.data.dataset import DataSet
 from tcl_train.engine.fit import Trainer
 from tcl_train.engine.gradients import statistics_unchanged

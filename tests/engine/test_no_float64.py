@@ -13,7 +13,7 @@ import torch
 from omegaconf import DictConfig
 from torch._subclasses import FakeTensorMode
 
-from tcl_train.build import build_run
+from tcl_train.building.run import build_run
 from tcl_train.data.dataset import DataSet
 
 CONFIGS = Path(__file__).parents[2] / "configs"

@@ -11,7 +11,7 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
-from tcl_train.build import build_run
+from tcl_train.building.run import build_run
 from tcl_train.evaluation import monitor
 from tcl_train.evaluation.features import extract
 from tcl_train.evaluation.geometry import rankme

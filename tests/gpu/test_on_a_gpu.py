@@ -14,8 +14,8 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
-from tcl_train import build as configs
-from tcl_train.build import build_run
+from tcl_train.building.parts import build_augment
+from tcl_train.building.run import build_run
 from tcl_train.cli.choices import choices
 from tcl_train.cli.compose import compose_run
 from tcl_train.data.augment import pipeline
@@ -62,7 +62,7 @@ def test_the_hard_loss_is_that_of_the_cpu(device: str) -> None:
 @pytest.mark.parametrize("preset", choices("augment"))
 def test_augmentation_is_that_of_the_cpu(preset: str, channels: int, device: str) -> None:
     data: Any = SimpleNamespace(image_size=32, mean=(0.5,) * channels, std=(0.25,) * channels)
-    augment = configs.build_augment(compose_run([f"augment={preset}"]).config, data)
+    augment = build_augment(compose_run([f"augment={preset}"]).config, data)
     g = torch.Generator().manual_seed(0)
     images_BCHW = torch.randint(0, 256, (64, channels, 40, 40), dtype=torch.uint8, generator=g)
     views = [
@@ -88,7 +88,7 @@ def test_both_forms_of_augmentation_are_the_same_on_a_gpu(
 ) -> None:
     """By groups, and with masks, without waiting; floats but for fused multiplications."""
     data: Any = SimpleNamespace(image_size=32, mean=(0.5,) * channels, std=(0.25,) * channels)
-    augment = configs.build_augment(compose_run([f"augment={preset}"]).config, data)
+    augment = build_augment(compose_run([f"augment={preset}"]).config, data)
     g = torch.Generator().manual_seed(0)
     shape = (64, channels, 32, 32)
     images_BCHW = torch.randint(0, 256, shape, dtype=torch.uint8, generator=g).to(device)

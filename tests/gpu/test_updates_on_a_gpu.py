@@ -12,7 +12,7 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
-from tcl_train.build import build_run
+from tcl_train.building.run import build_run
 from tcl_train.data.dataset import DataSet
 from tcl_train.engine.muon import muon
 from tcl_train.engine.optimizers import adamw, lars, sgd

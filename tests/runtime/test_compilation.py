@@ -12,7 +12,7 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
-from tcl_train.build import build_run
+from tcl_train.building.run import build_run
 from tcl_train.data.dataset import DataSet
 from tcl_train.errors import RequestError
 from tcl_train.evaluation.features import frozen

@@ -10,7 +10,7 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
-from tcl_train import build as configs
+from tcl_train.building.parts import build_encoder
 from tcl_train.errors import RequestError
 from tcl_train.runtime import device as module
 from tcl_train.runtime.device import (
@@ -123,7 +123,7 @@ def test_compiling_leaves_the_names_of_the_weights(
     compose_tiny: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Or else a checkpoint could not be read without compiling."""
-    encoder = configs.build_encoder(compose_tiny(), image_size=8)
+    encoder = build_encoder(compose_tiny(), image_size=8)
     names = list(encoder.state_dict())
     asked: list[Any] = []
     monkeypatch.setattr(torch, "compile", lambda of, **_: asked.append(of) or of)
@@ -138,7 +138,7 @@ def test_compiling_leaves_the_names_of_the_weights(
 def test_images_are_computed_on_in_channels_last_order(
     runtime: Runtime, compose_tiny: Callable[..., DictConfig]
 ) -> None:
-    encoder = configs.build_encoder(compose_tiny(), image_size=8)
+    encoder = build_encoder(compose_tiny(), image_size=8)
     runtime.prepare(encoder)
     weight = encoder.layer2[0].conv1.weight
     assert weight.is_contiguous(memory_format=torch.channels_last)
