@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import re
 import shutil
 import subprocess
 import sys
@@ -94,14 +95,27 @@ STUDIES: dict[str, Callable[[Path, Path], None]] = {
 }
 
 
-def report(folder: Path, out: Path) -> None:
-    """Tables and figures, without the page, which holds them again."""
+FIGURES = {
+    "losses": ("top1_by_group", "training"),
+    "temperature": ("uniformity_tolerance", "top1_over_tau"),
+    "gradients": ("gradients",),
+    "k1": ("top1_over_k1",),
+}
+FIGURE = re.compile(r"!\[[^\]]*\]\(figures/(\w+)\.png\)\n\n\*.*\n\n?")  # with its caption
+
+
+def report(folder: Path, out: Path, figures: Sequence[str]) -> None:
+    """The tables, and of the figures these."""
     made = folder / "report"
     command = Path(sys.executable).with_name("tcl-report")
     subprocess.run([command, folder / "runs", f"out={made}"], check=True)
     out.mkdir(parents=True, exist_ok=True)
-    for path in (made / "report.md", made / "report.csv", *(made / "figures").glob("*.png")):
-        shutil.copy(path, out / path.name)
+    shutil.copy(made / "report.csv", out)
+    for name in figures:
+        shutil.copy(made / "figures" / f"{name}.png", out)
+    text = (made / "report.md").read_text(encoding="utf-8")
+    text = FIGURE.sub(lambda found: found[0] if found[1] in figures else "", text)
+    (out / "report.md").write_text(text.replace("(figures/", "("), encoding="utf-8")
 
 
 def main() -> None:
@@ -112,8 +126,8 @@ def main() -> None:
     if not (given.images / "train").is_dir():
         parser.error(f"{given.images}: there is no train/ in it")
     folder = RUNS / given.study
-    STUDIES[given.study](folder, given.images.resolve())
-    report(folder, RESULTS / given.study)
+    STUDIES[given.study](folder, given.images)
+    report(folder, RESULTS / given.study, FIGURES[given.study])
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import re
 import struct
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pytest
@@ -23,6 +23,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from tcl_train.cli.choices import config_dir
+from tcl_train.data import decode as decode_module
 from tcl_train.data import folder
 from tcl_train.data.dataset import DataSet, ReadOptions, difference
 from tcl_train.data.folder import image_folder
@@ -908,17 +909,16 @@ def test_what_could_not_be_read_for_once_is_looked_at_again(
 ) -> None:
     """A network drive that was away, say."""
     save_folders(tmp_path, TWO_CLASSES)
-    read_bytes = Path.read_bytes
 
-    def fail_once(self: Path) -> bytes:
-        if self.name == "1.png" and self.parent.name == "cat":
+    def fail_once(path: str | Path, mode: str) -> IO[Any]:
+        if Path(path).name == "1.png" and Path(path).parent.name == "cat":
             raise OSError(errno.EIO, "Input/output error")
-        return read_bytes(self)
+        return open(path, mode)
 
     for limit in (0, 1):
         skipping = read_options(on_damaged="skip", memory_limit_gb=limit)
         with monkeypatch.context() as patch:
-            patch.setattr(Path, "read_bytes", fail_once)
+            patch.setattr(decode_module, "open", fail_once, raising=False)
             assert "Input/output error" in image_folder(str(tmp_path), options=skipping).left_out[0]
         assert image_folder(str(tmp_path), options=skipping).left_out == ()
 
