@@ -120,7 +120,7 @@ class Several:
 
     def __init__(self, encoder: str, folder: Path, count: int) -> None:
         command = [sys.executable, __file__, "serve", encoder, str(folder)]
-        threads = available_cpus() // count
+        threads = max(1, available_cpus() // count)
         self.ranks = Ranks(command, count=count, threads=threads)
 
     def ask(self) -> tuple[float, float]:

@@ -68,9 +68,11 @@ def serve(words: list[str]) -> None:
 # As `serve`, for one process, in a checkout whose scripts may be older than this one.
 BESIDE = """
 import json, sys
+from pathlib import Path
+import tcl_train
 from bench_throughput import random_data, whole_step
-from tcl_train.runtime.code_version import git_commit
 from tcl_train.runtime.memory import ask_for_huge_pages, keep_freed_memory
+assert Path(tcl_train.__file__).parents[1] == Path.cwd(), tcl_train.__file__
 ask_for_huge_pages()
 keep_freed_memory()
 batch, words = json.loads(sys.argv[1])
@@ -109,8 +111,8 @@ class Arrangement:
             self.ranks = Ranks(command, count=count, threads=threads)
         else:
             command = [sys.executable, "-c", BESIDE, json.dumps([batch, [*WORDS, *words]])]
-            path = {"PYTHONPATH": f"{checkout}{os.pathsep}{checkout / 'scripts'}"}
-            self.ranks = Ranks(command, threads=threads, environment=path)
+            path = {"PYTHONPATH": str(checkout / "scripts")}  # after the folder that it works in
+            self.ranks = Ranks(command, threads=threads, environment=path, folder=checkout)
 
     def turn(self) -> None:
         self.times.append(max(map(float, self.ranks.ask(str(self.steps)))))

@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 
 def environments(count: int, *, threads: int) -> list[dict[str, str]]:
@@ -32,12 +33,14 @@ class Ranks:
         count: int = 1,
         threads: int,
         environment: Mapping[str, str] | None = None,
+        folder: Path | None = None,
     ) -> None:
-        """environment: what they have besides."""
+        """environment: what they have besides. folder: where they work; None: here."""
         self._processes = [
             subprocess.Popen(
                 command,
                 env=own | dict(environment or {}),
+                cwd=folder,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
@@ -49,7 +52,10 @@ class Ranks:
         """The answer of each."""
         for process in self._processes:
             print(line, file=process.stdin, flush=True)
-        return [process.stdout.readline() for process in self._processes if process.stdout]
+        answers = [process.stdout.readline() for process in self._processes if process.stdout]
+        if not all(answers):
+            raise RuntimeError("one of the processes has ended; see what it has printed")
+        return answers
 
     def end(self) -> list[str]:
         """What each prints after its input's end; the first one, whose store the others use, ends

@@ -81,10 +81,13 @@ def k1(folder: Path, images: Path) -> None:
 
 def first_classes(images: Path, target: Path, count: int) -> None:
     """Links to the first classes by name."""
+    unfinished = target.with_name(f"{target.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
     for split in ("train", "test"):
-        (target / split).mkdir(parents=True)
+        (unfinished / split).mkdir(parents=True)
         for folder in sorted((images / split).iterdir())[:count]:
-            (target / split / folder.name).symlink_to(folder.resolve())
+            (unfinished / split / folder.name).symlink_to(folder.resolve())
+    unfinished.rename(target)
 
 
 STUDIES: dict[str, Callable[[Path, Path], None]] = {
@@ -101,14 +104,14 @@ FIGURES = {
     "gradients": ("gradients",),
     "k1": ("top1_over_k1",),
 }
+PARTS = {"k1": ("many", "few")}  # sets of images, each with a report of its own
 FIGURE = re.compile(r"!\[[^\]]*\]\(figures/(\w+)\.png\)\n\n\*.*\n\n?")  # with its caption
 
 
-def report(folder: Path, out: Path, figures: Sequence[str]) -> None:
+def report(runs: Path, made: Path, out: Path, figures: Sequence[str]) -> None:
     """The tables, and of the figures these."""
-    made = folder / "report"
     command = Path(sys.executable).with_name("tcl-report")
-    subprocess.run([command, folder / "runs", f"out={made}"], check=True)
+    subprocess.run([command, runs, f"out={made}"], check=True)
     out.mkdir(parents=True, exist_ok=True)
     shutil.copy(made / "report.csv", out)
     for name in figures:
@@ -127,7 +130,9 @@ def main() -> None:
         parser.error(f"{given.images}: there is no train/ in it")
     folder = RUNS / given.study
     STUDIES[given.study](folder, given.images)
-    report(folder, RESULTS / given.study, FIGURES[given.study])
+    for part in PARTS.get(given.study, ("",)):
+        out = RESULTS / given.study / part
+        report(folder / "runs" / part, folder / "report" / part, out, FIGURES[given.study])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Imports point one way: cli -> commands -> build -> everything; what only computes knows nobody.
+"""Imports point one way: cli, commands, building, everything; what only computes knows nobody.
 
 The rules are read from the source, so that an import inside a function counts, too.
 """

@@ -58,10 +58,11 @@ def main_report(arguments: Sequence[str] | None = None) -> int:
 
 def _guarded(name: str, command: Command, arguments: Sequence[str] | None) -> int:
     """Every failure is one line on standard error and an exit status."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
     with forgiving_streams(), interrupting():
-        status = _run_command(name, command, arguments)
-        ignored_at_exit()
+        status = _run_command(name, command, words)
+        if arguments is None:  # the process is the command's own
+            ignored_at_exit()
         return status
 
 

@@ -210,7 +210,7 @@ class _Boxes(NamedTuple):
 
 
 class _Readers:
-    """Loader workers, kept from one epoch to the next.
+    """Loader workers, kept after an epoch for the next one.
 
     They are not forked from this process, whose threads might hold locks, but from a server that
     has loaded what they need and nothing else.
@@ -218,7 +218,7 @@ class _Readers:
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
-        self._kept: tuple[DataLoader, _Batches] | None = None
+        self._kept: dict[str, tuple[DataLoader, _Batches]] = {}  # by the type of the device
         self._busy = False
 
     def answers(
@@ -229,9 +229,8 @@ class _Readers:
     ) -> Iterator[list[Tensor]]:
         """What each of `count` lists of _Whole or of _Boxes asks for, stacked, on the device."""
         keep = 0 < self.workers <= count and not self._busy
-        kept = self._kept if keep else None
+        kept = self._kept.pop(device.type, None) if keep else None
         loader, batches = kept or self._loader(min(self.workers, count), device, keep=keep)
-        self._kept = (loader, batches) if keep else self._kept
         batches.requests = requests
         self._busy = self._busy or keep
         try:
@@ -239,6 +238,8 @@ class _Readers:
                 if isinstance(stacked, str):
                     raise RequestError(stacked)
                 yield [images_BCHW.to(device, non_blocking=True) for images_BCHW in stacked]
+            if keep:  # not where the epoch was left, or has failed, which may leave answers behind
+                self._kept[device.type] = (loader, batches)
         finally:
             self._busy = self._busy and not keep
 

@@ -146,8 +146,8 @@ class _Normalised(ClosedForm):
         if gradient.dtype == scale_C.dtype:
             by_x.addcmul_(gradient, scale_C.view(-1, *[1] * (x.dim() - 2)))
         else:  # half precision: the factor stays in float32
-            zero_C, one_C = torch.zeros_like(scale_C), torch.ones_like(scale_C)
-            by_x += F.batch_norm(gradient, zero_C, one_C, scale_C, zero_C, training=False, eps=0.0)
+            zero_C = torch.zeros_like(mean_C)
+            by_x += F.batch_norm(gradient, zero_C, var_C, weight_C, training=False, eps=ctx.eps)
         if not learned:
             by_weight_C = by_bias_C = None
         return by_x, by_weight_C, by_bias_C, None, None, None, None

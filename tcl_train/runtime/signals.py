@@ -70,8 +70,8 @@ def as_interruption(error: BaseException) -> BaseException:
 
 
 def ignored_at_exit() -> None:
-    """From when the interpreter ends, which takes a while, signals change nothing: the command has
-    done what it was to do, and its exit status says so."""
+    """While the interpreter's exit handlers run and after them, signals change nothing: the command
+    has done what it was to do, and its exit status says so."""
     atexit.unregister(_ignore)
     atexit.register(_ignore)
 

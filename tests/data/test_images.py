@@ -90,15 +90,27 @@ def test_workers_are_kept_from_one_epoch_to_the_next(
     list(images.batches(INDEX_BATCHES, CPU))
     kept = worker_pids() - before
     assert len(kept) == 2
-    left = images.batches(INDEX_BATCHES, CPU)
-    next(left)
-    left.close()  # in the middle
     for index_B, images_BCHW in zip(INDEX_BATCHES, images.batches(INDEX_BATCHES, CPU), strict=True):
         assert np.array_equal(images_BCHW, images_NCHW[index_B.numpy()])
     assert worker_pids() - before == kept
-    del images, left
+    del images
     gc.collect()
     assert all_end(list(kept))
+
+
+def test_an_epoch_that_is_left_takes_its_workers_along(
+    files: tuple[list[Path], np.ndarray],
+) -> None:
+    paths, images_NCHW = files
+    before = worker_pids()
+    images = FileImages(paths, 5, workers=2)
+    left = images.batches(INDEX_BATCHES, CPU)
+    next(left)
+    of_the_first = worker_pids() - before
+    left.close()
+    assert all_end(list(of_the_first))
+    for index_B, images_BCHW in zip(INDEX_BATCHES, images.batches(INDEX_BATCHES, CPU), strict=True):
+        assert np.array_equal(images_BCHW, images_NCHW[index_B.numpy()])
 
 
 def test_two_epochs_at_once_do_not_disturb_each_other(
