@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import argparse
 import csv
+import json
 import re
 import shutil
+import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -121,6 +123,32 @@ def report(runs: Path, made: Path, out: Path, figures: Sequence[str]) -> None:
     (out / "report.md").write_text(text.replace("(figures/", "("), encoding="utf-8")
 
 
+MEANS = {
+    "positives": "gradient_from_positives",
+    "negatives": "gradient_from_negatives",
+    "similarity of positives": "positive_similarity",
+}
+LINES = 10  # of the metrics, at the beginning and at the end of a run
+
+
+def write_means(runs: Path, out: Path) -> None:
+    """Of what each run logged of its gradients, over its first and its last lines."""
+    with (out / "means.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(
+            ["run", *(f"{name}, {when}" for name in MEANS for when in ("first", "last"))]
+        )
+        for metrics in sorted(runs.rglob("metrics.jsonl")):
+            lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+            lines = [line for line in lines if MEANS["positives"] in line]
+            means = [
+                statistics.mean(line[key] for line in part)
+                for key in MEANS.values()
+                for part in (lines[:LINES], lines[-LINES:])
+            ]
+            writer.writerow([metrics.parent.name, *(f"{mean:.4g}" for mean in means)])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("study", choices=STUDIES)
@@ -133,6 +161,8 @@ def main() -> None:
     for part in PARTS.get(given.study, ("",)):
         out = RESULTS / given.study / part
         report(folder / "runs" / part, folder / "report" / part, out, FIGURES[given.study])
+    if given.study == "gradients":
+        write_means(folder / "runs", RESULTS / given.study)
 
 
 if __name__ == "__main__":
