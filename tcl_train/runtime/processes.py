@@ -29,6 +29,7 @@ from tcl_train.runtime.signals import as_interruption
 
 SECONDS_BETWEEN_LOOKS = 0.05
 SECONDS_TO_SAY_WHY = 3.0  # for a process that has ended, to have left a note
+SECONDS_TO_COME = 15.0  # for one that is at work, to notice that another has failed
 TIME_TO_JOIN = timedelta(minutes=5)
 LARGE = 2**15  # numbers in a tensor that is worth a message of its own
 FAILURE = "failure"
@@ -193,8 +194,8 @@ class Processes:
             raise error from raised
 
     def _agree(self, error: BaseException) -> CommandError:
-        was_left = not isinstance(error, CommandError | KeyboardInterrupt)
-        note = self._noted(wait=SECONDS_TO_SAY_WHY if was_left and _is_of_peers(error) else 0)
+        was_left = not isinstance(error, CommandError | KeyboardInterrupt) and _is_of_peers(error)
+        note = self._noted(wait=SECONDS_TO_SAY_WHY if was_left else 0)
         if note is None:
             note = _note(error, self)
             with suppress(Exception):  # the store went with its process
@@ -205,18 +206,18 @@ class Processes:
             key = f"{SPEAKER} of {self.machine}"
             speaker = self.store.compare_set(key, "", str(self.rank)).decode()
         with suppress(Exception):
-            self._let_others_know()
+            self._let_others_know(SECONDS_TO_SAY_WHY if was_left else SECONDS_TO_COME)
         agreed.agreed = True
         agreed.silent = speaker != str(self.rank)
         return agreed
 
-    def _let_others_know(self) -> None:
+    def _let_others_know(self, seconds: float) -> None:
         """Ends what others may be waiting for, and keeps the store, which may be the first
-        process's, until they have read it."""
+        process's, until they have read it, at most so long."""
         self.store.add(KNOWN, 1)
         if dist.is_initialized() and not torch.cuda.is_available():  # NCCL might wait here
             dist.destroy_process_group()
-        end = time.monotonic() + SECONDS_TO_SAY_WHY
+        end = time.monotonic() + seconds
         while self.is_first and self.store.add(KNOWN, 0) < self.count and time.monotonic() < end:
             time.sleep(SECONDS_BETWEEN_LOOKS)
 
