@@ -103,8 +103,8 @@ def bare_rate(embedder: Embedder, count: int, batch_size: int) -> float:
 
 
 def serve(encoder: str, folder: Path) -> None:
-    """One of several processes that embed the images of a folder each time it is asked; answers
-    with its rate and its seconds of CPU time."""
+    """One of several processes. Computes the features of a folder's images for each line of
+    standard input; answers with its rate and its seconds of CPU time."""
     with of_torchrun() as processes:
         runtime = Runtime(device="cpu", precision="auto", compile=False, processes=processes)
         embedder = build_embedder(encoder, 32, runtime)

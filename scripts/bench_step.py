@@ -69,16 +69,18 @@ def serve(words: list[str]) -> None:
 BESIDE = """
 import json, sys
 from pathlib import Path
+from time import perf_counter
 import tcl_train
 from bench_throughput import random_data, whole_step
+from tcl_train.cli.compose import compose_run
 from tcl_train.runtime.memory import ask_for_huge_pages, keep_freed_memory
 assert Path(tcl_train.__file__).parents[1] == Path.cwd(), tcl_train.__file__
 ask_for_huge_pages()
 keep_freed_memory()
-batch, words = json.loads(sys.argv[1])
+words = json.loads(sys.argv[1])
+batch = compose_run(words).config.batch_size
 train = whole_step(words, random_data(batch))
 train(1)
-from time import perf_counter
 for line in sys.stdin:
     begin = perf_counter()
     for _ in range(int(line)):
@@ -102,7 +104,6 @@ class Arrangement:
         threads: int,
         steps: int,
         checkout: Path | None = None,
-        batch: int = 0,
     ) -> None:
         self.steps = steps
         self.times: list[float] = []
@@ -110,7 +111,7 @@ class Arrangement:
             command = [sys.executable, __file__, "serve", json.dumps(words)]
             self.ranks = Ranks(command, count=count, threads=threads)
         else:
-            command = [sys.executable, "-c", BESIDE, json.dumps([batch, [*WORDS, *words]])]
+            command = [sys.executable, "-c", BESIDE, json.dumps([*WORDS, *words])]
             path = {"PYTHONPATH": str(checkout / "scripts")}  # after the folder that it works in
             self.ranks = Ranks(command, threads=threads, environment=path, folder=checkout)
 
@@ -180,7 +181,7 @@ def processes(given: argparse.Namespace, table: Table) -> None:
 def commits(given: argparse.Namespace, table: Table) -> None:
     words = [f"batch_size={given.batch}", f"precision={given.precision}"]
     here, there = (
-        Arrangement(words, threads=given.threads, steps=1, checkout=checkout, batch=given.batch)
+        Arrangement(words, threads=given.threads, steps=1, checkout=checkout)
         for checkout in (ROOT, given.other.resolve())
     )
     this, other, ratio = in_turn(here, there, given.turns or 25)

@@ -4,9 +4,9 @@
     python scripts/fuzz_commands.py --seed 1 --only 137   # one of them again
 
 Random command lines of `tcl-train` and `tcl-eval` (scripts/fuzz_cases.py) with whole and damaged
-inputs (scripts/fuzz_inputs.py) are carried out, each by the command's function in a process that is
-forked for it, in a folder of its own, without a network and with a limit on time and memory. Looked
-at are the exit status, what is printed, and all files. A row is stored for each kind of command
+inputs (scripts/fuzz_inputs.py) are run, each by the command's function in a forked process and a
+separate folder, without a network and with a limit on time and memory. The exit status, the output
+and all files are checked. A row is stored for each kind of command
 line and exit status; each failure is printed with its command line, and its folder is kept. Exit
 status 1 if there is any.
 """

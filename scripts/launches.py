@@ -12,9 +12,9 @@ list count as three (a fill, the sums of parts, the sums of those). What librari
 operation is not seen: a convolution's gradients are one operation and two kernels or more.
 
 A copy is one between the host and the device. It blocks if the host waits for it: every copy to the
-host, and one from it that is not non_blocking. (CUDA promises not to wait for pinned memory only,
-which fake tensors do not know of.) So does whatever asks for a value of the device (`.item()`,
-`nonzero`, an index by a mask).
+host, and one from it that is not non_blocking. (On CUDA only copies of pinned memory are sure not
+to block; fake tensors do not tell whether memory is pinned.) Reading a value from the device
+blocks, too (`.item()`, `nonzero`, an index by a mask).
 """
 
 from __future__ import annotations

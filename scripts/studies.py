@@ -6,7 +6,7 @@
     python scripts/studies.py k1 DIR            # accuracy against k1, 10 and 100 classes, warm-up
 
 DIR holds train/CLASS and test/CLASS. Runs are written to outputs/studies/NAME, and a report of them
-to results/studies/NAME. When called again, a study goes on where it was interrupted.
+to results/studies/NAME. An interrupted study continues when it is called again.
 """
 
 from __future__ import annotations

@@ -218,8 +218,7 @@ class _Readers:
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
-        self._kept: dict[str, tuple[DataLoader, _Batches]] = {}  # by the type of the device
-        self._busy = False
+        self._idle: dict[str, tuple[DataLoader, _Batches]] = {}  # by the type of the device
 
     def answers(
         self,
@@ -228,20 +227,16 @@ class _Readers:
         device: torch.device,
     ) -> Iterator[list[Tensor]]:
         """What each of `count` lists of _Whole or of _Boxes asks for, stacked, on the device."""
-        keep = 0 < self.workers <= count and not self._busy
-        kept = self._kept.pop(device.type, None) if keep else None
-        loader, batches = kept or self._loader(min(self.workers, count), device, keep=keep)
+        keep = 0 < self.workers <= count
+        idle = self._idle.pop(device.type, None) if keep else None
+        loader, batches = idle or self._loader(min(self.workers, count), device, keep=keep)
         batches.requests = requests
-        self._busy = self._busy or keep
-        try:
-            for stacked in loader:
-                if isinstance(stacked, str):
-                    raise RequestError(stacked)
-                yield [images_BCHW.to(device, non_blocking=True) for images_BCHW in stacked]
-            if keep:  # not where the epoch was left, or has failed, which may leave answers behind
-                self._kept[device.type] = (loader, batches)
-        finally:
-            self._busy = self._busy and not keep
+        for stacked in loader:
+            if isinstance(stacked, str):
+                raise RequestError(stacked)
+            yield [images_BCHW.to(device, non_blocking=True) for images_BCHW in stacked]
+        if keep:  # not where the epoch was left, or has failed, which may leave answers behind
+            self._idle[device.type] = (loader, batches)
 
     def _loader(
         self, workers: int, device: torch.device, *, keep: bool

@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +82,13 @@ def worker_pids() -> set[int]:
     return {process.pid for process in multiprocessing.active_children() if process.pid}
 
 
+def assert_these(
+    batches: Iterable[torch.Tensor], images_NCHW: np.ndarray, *, of: Sequence[torch.Tensor]
+) -> None:
+    for index_B, images_BCHW in zip(of, batches, strict=True):
+        assert np.array_equal(images_BCHW, images_NCHW[index_B.numpy()])
+
+
 def test_workers_are_kept_from_one_epoch_to_the_next(
     files: tuple[list[Path], np.ndarray],
 ) -> None:
@@ -90,8 +98,7 @@ def test_workers_are_kept_from_one_epoch_to_the_next(
     list(images.batches(INDEX_BATCHES, CPU))
     kept = worker_pids() - before
     assert len(kept) == 2
-    for index_B, images_BCHW in zip(INDEX_BATCHES, images.batches(INDEX_BATCHES, CPU), strict=True):
-        assert np.array_equal(images_BCHW, images_NCHW[index_B.numpy()])
+    assert_these(images.batches(INDEX_BATCHES, CPU), images_NCHW, of=INDEX_BATCHES)
     assert worker_pids() - before == kept
     del images
     gc.collect()
@@ -109,8 +116,7 @@ def test_an_epoch_that_is_left_takes_its_workers_along(
     of_the_first = worker_pids() - before
     left.close()
     assert all_end(list(of_the_first))
-    for index_B, images_BCHW in zip(INDEX_BATCHES, images.batches(INDEX_BATCHES, CPU), strict=True):
-        assert np.array_equal(images_BCHW, images_NCHW[index_B.numpy()])
+    assert_these(images.batches(INDEX_BATCHES, CPU), images_NCHW, of=INDEX_BATCHES)
 
 
 def test_two_epochs_at_once_do_not_disturb_each_other(
@@ -118,10 +124,10 @@ def test_two_epochs_at_once_do_not_disturb_each_other(
 ) -> None:
     paths, images_NCHW = files
     images = FileImages(paths, 5, workers=2)
-    both = zip(images.batches(INDEX_BATCHES, CPU), images.batches(INDEX_BATCHES, CPU), strict=True)
-    for index_B, (one, other) in zip(INDEX_BATCHES, both, strict=True):
-        assert np.array_equal(one, images_NCHW[index_B.numpy()])
-        assert np.array_equal(other, images_NCHW[index_B.numpy()])
+    both = (images.batches(INDEX_BATCHES, CPU) for _ in range(2))
+    in_turn = [image for pair in zip(*both, strict=True) for image in pair]
+    twice = [index_B for index_B in INDEX_BATCHES for _ in range(2)]
+    assert_these(in_turn, images_NCHW, of=twice)
 
 
 def test_workers_are_no_copies_of_this_process_and_outlive_a_signal_to_all(
