@@ -50,6 +50,7 @@ from tcl_train.data.views import ViewGroup, ViewPlan
 from tcl_train.engine.fit import Trainer, Watching, unwatched
 from tcl_train.engine.gradients import Gradients
 from tcl_train.engine.nonfinite import NonFinite
+from tcl_train.engine.optimizers import compile_rule
 from tcl_train.errors import RequestError
 from tcl_train.evaluation.evaluate import Evaluator
 from tcl_train.evaluation.knn import KNN
@@ -204,6 +205,8 @@ def _build_trainer(
     )
     runtime.prepare(method)
     use_global_statistics(method, runtime.processes)
+    optimizer = build_optimizer(config, method)
+    compile_rule(optimizer, runtime.compiled)
     return Trainer(
         method=method,
         loader=loader,
@@ -213,7 +216,7 @@ def _build_trainer(
             compiled=partial(runtime.compiled, options=COMPILE_OPTIONS),
         ),
         gradients=Gradients(runtime, shares, seed=settings.seed),
-        optimizer=build_optimizer(config, method),
+        optimizer=optimizer,
         schedule=build_schedule(config),
         runtime=runtime,
         epochs=settings.epochs,

@@ -22,8 +22,8 @@ Kind = TypeVar("Kind", bound=Optimizer)
 
 def without_compile_guards(kind: type[Kind]) -> type[Kind]:
     """The same optimiser without the wrappers that keep torch.compile out of its methods: at their
-    first call they load the compiler, which takes two seconds at the start of every run, and no
-    optimiser is compiled here."""
+    first call they load the compiler, which takes two seconds at the start of every run, and none
+    of these methods is compiled here."""
     methods = {
         name: inspect.unwrap(getattr(kind, name))
         for name in ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
@@ -201,6 +201,33 @@ def laid_out_as(w: Tensor, gradient: Tensor) -> Tensor:
     return torch.empty_like(w).copy_(gradient)
 
 
+def lars_rule(
+    ws: list[Tensor],
+    gradients: list[Tensor],
+    buffers: list[Tensor],
+    lr: Tensor,
+    *,
+    momentum: float,
+    trust: float,
+    clip: bool,
+    weight_decay: float,
+) -> None:
+    """:class:`LARS`'s update of K weights in place, all of two dimensions or more or all of one."""
+    steps = torch._foreach_add(gradients, ws, alpha=weight_decay)
+    if ws[0].ndim > 1:
+        w_norm_K = torch.stack(torch._foreach_norm(ws))
+        g_norm_K = torch.stack(torch._foreach_norm(steps))
+        ratio_K = trust * w_norm_K / g_norm_K
+        rate_K = ratio_K.minimum(lr) if clip else ratio_K * lr
+        rate_K = torch.where((w_norm_K > 0) & (g_norm_K > 0), rate_K, lr)
+        torch._foreach_mul_(steps, [*rate_K])
+    else:
+        torch._foreach_mul_(steps, lr)
+    torch._foreach_mul_(buffers, momentum)
+    torch._foreach_add_(buffers, steps)
+    torch._foreach_sub_(ws, buffers)
+
+
 @without_compile_guards
 class LARS(MomentumOptimizer):
     """Layer-wise adaptive rate scaling. K: weights that are updated at once.
@@ -213,7 +240,11 @@ class LARS(MomentumOptimizer):
 
     Source: You, Gitman and Ginsburg 2017, with |g| after weight decay, as in the SimCLR code;
     biases and normalisation parameters are not scaled.
+
+    rule: computes an update; :func:`compile_rule` compiles it.
     """
+
+    rule: Callable[..., None] = staticmethod(lars_rule)
 
     def __init__(
         self,
@@ -236,19 +267,30 @@ class LARS(MomentumOptimizer):
         buffers: list[Tensor],
         group: dict[str, Any],
     ) -> None:
-        steps = torch._foreach_add(gradients, ws, alpha=group["weight_decay"])
-        if ws[0].ndim > 1:
-            torch._foreach_mul_(steps, [*self._ratios_K(ws, steps, group)])
-        torch._foreach_mul_(buffers, group["momentum"])
-        torch._foreach_add_(buffers, steps, alpha=group["lr"])
-        torch._foreach_sub_(ws, buffers)
+        # As a tensor, which needs no copy: a compiled rule takes its numbers for constants.
+        lr = torch.full((), group["lr"], dtype=ws[0].dtype, device=ws[0].device)
+        self.rule(
+            ws,
+            gradients,
+            buffers,
+            lr,
+            momentum=group["momentum"],
+            trust=group["trust"],
+            clip=group.get("clip", False),  # which checkpoints of earlier versions lack
+            weight_decay=group["weight_decay"],
+        )
 
-    @staticmethod
-    def _ratios_K(ws: list[Tensor], gradients: tuple[Tensor, ...], group: dict[str, Any]) -> Tensor:
-        """r of each weight."""
-        w_norm_K = torch.stack(torch._foreach_norm(ws))
-        g_norm_K = torch.stack(torch._foreach_norm(gradients))
-        ratio_K = group["trust"] * w_norm_K / g_norm_K
-        if group.get("clip", False):  # which checkpoints of earlier versions lack
-            ratio_K = (ratio_K / max(group["lr"], 1e-12)).clamp(max=1.0)
-        return torch.where((w_norm_K > 0) & (g_norm_K > 0), ratio_K, 1.0)
+
+def compile_rule(
+    optimizer: Optimizer, compiled: Callable[[Callable[..., None]], Callable[..., None]]
+) -> None:
+    """Compiles the update of LARS, which is many small kernels where it takes all weights at once.
+    torch's optimisers are one kernel each, and Muon's time goes into products of matrices.
+
+    compiled: gives a compiled function, which takes numbers for constants; so a weight decay that
+    changes with every step cannot be compiled."""
+    groups = optimizer.param_groups
+    at_once = groups[0]["params"][0].device.type != "cpu"
+    constant = not any("weight_decay_ends" in group for group in groups)
+    if isinstance(optimizer, LARS) and at_once and constant:
+        optimizer.rule = compiled(optimizer.rule)

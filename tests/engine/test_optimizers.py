@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 
 import pytest
 import torch
@@ -14,9 +15,12 @@ from torch import nn
 from tcl_train.building.run import build_run
 from tcl_train.engine.optimizers import (
     LARS,
+    Optimizer,
     adamw,
+    compile_rule,
     laid_out_as,
     lars,
+    lars_rule,
     parameter_groups,
     sgd,
 )
@@ -283,6 +287,24 @@ def test_lars_of_all_weights_at_once_is_lars_of_each(
     with all_at_once():
         found = train(other, lars(other, 0.3, weight_decay=0.1, clip=clip))
     assert_same(found, expected, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("make", "device", "is_compiled"),
+    [
+        (lars, "meta", True),
+        (lars, "cpu", False),  # one weight at a time, of many shapes
+        (partial(lars, weight_decay_end=0.1), "meta", False),  # another number at each step
+        (adamw, "meta", False),
+    ],
+)
+def test_the_rule_of_lars_is_compiled_where_it_takes_all_weights_at_once(
+    make: Callable[..., Optimizer], device: str, is_compiled: bool
+) -> None:
+    module = model().to(device)
+    optimizer = make(module, 0.1)
+    compile_rule(optimizer, lambda rule: ("compiled", rule))  # type: ignore[arg-type, return-value]
+    assert (getattr(optimizer, "rule", None) == ("compiled", lars_rule)) == is_compiled
 
 
 def test_gradients_are_laid_out_as_their_weights() -> None:

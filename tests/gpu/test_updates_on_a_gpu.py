@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -15,10 +16,16 @@ from torch import nn
 from tcl_train.building.run import build_run
 from tcl_train.data.dataset import DataSet
 from tcl_train.engine.muon import muon
-from tcl_train.engine.optimizers import adamw, lars, sgd
+from tcl_train.engine.optimizers import Optimizer, adamw, compile_rule, lars, sgd
 from tcl_train.models import mlp, resnet8
 
 pytestmark = pytest.mark.gpu
+
+
+def compiled_lars(module: nn.Module, lr: float) -> Optimizer:
+    optimizer = lars(module, lr)
+    compile_rule(optimizer, partial(torch.compile, dynamic=False))
+    return optimizer
 
 
 def after_three_steps(module: nn.Module, make: Callable[..., Any], device: str) -> torch.Tensor:
@@ -39,8 +46,15 @@ def weights(module: nn.Module) -> torch.Tensor:
 
 @pytest.mark.parametrize(
     ("make", "off"),
-    [(lars, 1e-5), (muon, 0.05), (sgd, 1e-5), (adamw, 1e-4)],  # Muon's products are in bf16
+    [
+        (lars, 1e-5),
+        (compiled_lars, 1e-5),
+        (muon, 0.05),  # whose products are in bf16
+        (sgd, 1e-5),
+        (adamw, 1e-4),
+    ],
 )
+@pytest.mark.filterwarnings("ignore")  # torch's compiler, of itself
 def test_an_update_is_that_of_the_cpu(make: Callable[..., Any], off: float, device: str) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

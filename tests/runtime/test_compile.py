@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from tcl_train.engine.optimizers import lars_rule
 from tcl_train.run import checkpoint
 from tcl_train.run.directory import RunDir
 
@@ -54,3 +55,25 @@ def test_a_compiled_run_trains_as_an_uncompiled_one_and_its_checkpoint_is_the_sa
     weights = [checkpoint.load(run.checkpoints / "last.pt")["method"] for run in (plain, compiled)]
     assert list(weights[1]) == list(weights[0])
     assert not any("_orig_mod" in name for name in weights[1])
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # torch's compiler, of itself
+@pytest.mark.usefixtures("compiler")
+@pytest.mark.parametrize("shapes", [[(8, 3, 3, 3), (5, 8)], [(8,), (5,)]])
+@pytest.mark.parametrize("clip", [False, True])
+def test_the_compiled_update_of_lars_is_one_graph_whatever_the_learning_rate(
+    shapes: list[tuple[int, ...]], clip: bool
+) -> None:
+    g = torch.Generator().manual_seed(0)
+    plain = [[torch.randn(s, generator=g) for s in shapes] for _ in range(3)]
+    compiled = [[x.clone() for x in tensors] for tensors in plain]
+    rule = torch.compile(lars_rule, dynamic=False)
+    for lr in (0.3, 0.2, 0.1):
+        numbers = {"momentum": 0.9, "trust": 0.02, "clip": clip, "weight_decay": 0.1}
+        lars_rule(*plain, torch.tensor(lr), **numbers)
+        rule(*compiled, torch.tensor(lr), **numbers)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+    assert not torch._dynamo.utils.counters["graph_break"]
+    for found, expected in zip(compiled, plain, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
