@@ -9,6 +9,8 @@ Rows of D = 128 dimensions, 100 labels. In one run, alternating, medians of mill
     dense    the same loss written plainly on the whole matrix of similarities, by autograd
     pml      pytorch-metric-learning's loss of that name
     product  z @ z.T / tau and logsumexp over it, with its gradient: less than any of these losses
+    flex     the same loss on torch's fused flex attention, whose log-sum-exp is the denominator's
+             logarithm; with --flex, on a GPU only, where it is compiled
 
 Memory is the growth of the process's peak, measured in a separate process each; on a GPU, of what
 torch has allocated. What would hold the whole matrix is left out above --largest-dense rows.
@@ -17,6 +19,7 @@ torch has allocated. What would hold the whole matrix is left out above --larges
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 import subprocess
 import sys
@@ -32,6 +35,7 @@ from torch import Tensor
 
 from tcl_train.losses import TCL, NTXent, SupCon
 
+KINDS = ("ours", "dense", "pml", "product", "flex")
 DIM, LABELS, TAU, K1, K2 = 128, 100, 0.1, 5000.0, 1.0
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -70,6 +74,43 @@ def product(z_ND: Tensor, y_N: Tensor) -> Tensor:  # noqa: ARG001
     return (unit_ND @ unit_ND.T / TAU).logsumexp(1).mean()
 
 
+def flex_loss(k1: float, k2: float, *, attention: Callable[..., Any] | None = None) -> Loss:
+    """TCL, or SupCon with k1 = 0 and k2 = 1. Every row must have a positive. attention: torch's
+    flex_attention; None: compiled. TCL's k1 needs a second pass over all pairs."""
+    if attention is None:
+        from torch.nn.attention.flex_attention import flex_attention
+
+        attention = torch.compile(flex_attention, dynamic=False)
+
+    def loss(z_ND: Tensor, y_N: Tensor) -> Tensor:
+        unit_ND = F.normalize(z_ND.float())
+        x_11ND = unit_ND[None, None]
+
+        def log_sum(scale: float, score: Callable[..., Tensor]) -> Tensor:
+            values = x_11ND[..., :16]  # the fewest that it takes; what becomes of them is not used
+            _, log_11N = attention(
+                x_11ND, x_11ND, values, score_mod=score, scale=scale, return_lse=True
+            )
+            return log_11N[0, 0]
+
+        def others(score: Tensor, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:  # noqa: ARG001
+            weighted = torch.where(y_N[i] == y_N[j], score, score + math.log(k2))
+            return torch.where(i == j, -math.inf, weighted)
+
+        def positives(score: Tensor, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:  # noqa: ARG001
+            return torch.where((y_N[i] == y_N[j]) & (i != j), score + math.log(k1), -math.inf)
+
+        log_d_N = log_sum(1 / TAU, others)
+        if k1:
+            log_d_N = torch.logaddexp(log_d_N, log_sum(-1.0, positives))
+        of_label_LD = unit_ND.new_zeros(len(y_N), DIM).index_add(0, y_N, unit_ND)
+        count_N = torch.zeros_like(y_N).index_add(0, y_N, torch.ones_like(y_N))[y_N] - 1
+        mean_N = ((unit_ND * of_label_LD[y_N]).sum(1) - 1) / count_N
+        return (log_d_N - mean_N / TAU).mean()
+
+    return loss
+
+
 def metric_learning(name: str) -> Loss:
     from pytorch_metric_learning import losses
 
@@ -80,11 +121,13 @@ IMPLEMENTATIONS: dict[str, dict[str, Callable[[], Loss]]] = {
     "tcl": {
         "ours": lambda: TCL(TAU, K1, K2),
         "dense": lambda: dense_tcl,
+        "flex": lambda: flex_loss(K1, K2),
         "product": lambda: product,
     },
     "supcon": {
         "ours": lambda: SupCon(TAU),
         "dense": lambda: dense_supcon,
+        "flex": lambda: flex_loss(0.0, 1.0),
         "pml": lambda: metric_learning("SupConLoss"),
         "product": lambda: product,
     },
@@ -179,21 +222,23 @@ def memory_of(loss: str, kind: str, n: int, dtype: str, device: torch.device) ->
 
 def measure(loss: str, n: int, dtype: str, given: argparse.Namespace) -> dict[str, Any]:
     device = torch.device(given.device)
+    whole_matrix = n <= given.largest_dense and dtype == "float32"
+    fused = given.flex and device.type == "cuda" and dtype == "float32"
     kinds = [
         kind
         for kind in IMPLEMENTATIONS[loss]
-        if kind == "ours" or (n <= given.largest_dense and dtype == "float32")
+        if {"ours": True, "flex": fused}.get(kind, whole_matrix)
     ]
     made = {kind: IMPLEMENTATIONS[loss][kind]() for kind in kinds}
     z_ND, y_N = rows_of(loss, n, getattr(torch, dtype), device)
     times = time_all(made, z_ND, y_N, given.seconds, given.turns)
     row: dict[str, Any] = {"loss": loss, "rows": n, "dtype": dtype}
-    for kind in ("ours", "dense", "pml", "product"):
+    for kind in KINDS:
         row[f"{kind} ms"] = 1e3 * times[kind] if kind in times else "-"
     row["ours ns/pair"] = 1e9 * times["ours"] / n**2
-    for kind in ("dense", "pml", "product"):
+    for kind in KINDS[1:]:
         row[f"x {kind}"] = times[kind] / times["ours"] if kind in times else "-"
-    for kind in ("ours", "dense", "pml"):
+    for kind in ("ours", "dense", "pml", "flex"):
         row[f"{kind} MiB"] = memory_of(loss, kind, n, dtype, device) if kind in times else "-"
     return row
 
@@ -205,6 +250,7 @@ def main() -> None:
     parser.add_argument("--rows", nargs="+", type=int, default=sizes)
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
     parser.add_argument("--largest-dense", type=int, default=8192)
+    parser.add_argument("--flex", action="store_true")
     parser.add_argument("--seconds", type=float, default=12.0, help="a table row, roughly")
     parser.add_argument("--turns", type=int, default=1, help="at least")
     parser.add_argument("--device", default="cpu")

@@ -30,12 +30,14 @@ part() {
 sizes=(--encoders resnet18 resnet50 --batch-sizes 64 256 --steps 10 --turns 2)
 usual=(--encoders resnet18 --batch-sizes 256 --steps 10 --turns 2)
 rows=(--rows 256 2048 8192 65536 --seconds 3 --dtypes float32)
+many=(--rows 65536 --seconds 3 --dtypes float32)
 turns=15
 small=()
 if [ -n "${SMALL:-}" ]; then
     sizes=(--encoders resnet18 --batch-sizes 8 --steps 1 --turns 1)
     usual=("${sizes[@]}")
     rows=(--rows 256 --seconds 1 --dtypes float32)
+    many=("${rows[@]}")
     turns=1
     small=(encoder=resnet8 batch_size=64 epochs=1)
 fi
@@ -64,5 +66,10 @@ part losses 60 "$python" scripts/bench_losses.py --device "$device" --losses tcl
     "${rows[@]}" --largest-dense 8192 --out "$out/losses.csv"
 part compile 50 "$python" -m tcl_train device="$device" compile=true epochs=5 probe=lbfgs \
     random_encoder_baseline=false hydra.run.dir="$work/compiled"
+left=$((530 - SECONDS))  # a trial, for which the parts above may leave time
+if [ "$left" -gt 30 ]; then
+    part flex "$left" "$python" scripts/bench_losses.py --device "$device" --losses tcl supcon \
+        "${many[@]}" --largest-dense 8192 --flex --out "$out/flex.csv"
+fi
 cat "$out/summary.txt"
 exit "$failed"
