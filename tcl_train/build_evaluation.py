@@ -95,6 +95,12 @@ def build_evaluation(
     encoder: nn.Module
     if state is None:
         encoder = build_initial_encoder(config, image_size=image_size, weights=weights)
+        if weights is not None:
+            log.info(
+                "images are normalised with dataset.mean=%s dataset.std=%s; give those that the "
+                "weights were trained with",
+                *(_listed(values) for values in (data.mean, data.std)),
+            )
     else:
         encoder = restore_features(config, state, features)
     for measure in further:
@@ -130,6 +136,10 @@ def build_evaluation(
         trained_size=None if state is None else image_size,
         step=0 if state is None else state["step"],
     )
+
+
+def _listed(values: Sequence[float]) -> str:
+    return f"[{','.join(f'{value:.4g}' for value in values)}]"
 
 
 def _untrained(config: DictConfig, features: str, image_size: int) -> nn.Module:

@@ -26,7 +26,7 @@ from tcl_train.evaluation.probe import Probe
 from tcl_train.methods.method import Method
 from tcl_train.models.encoder import Encoder
 from tcl_train.models.imagenet import imagenet_weights
-from tcl_train.models.weights import load_weights
+from tcl_train.models.weights import is_padded, load_weights
 from tcl_train.run.weights_file import read_weights
 from tcl_train.runtime.device import available_cpus
 from tcl_train.runtime.randomness import seeded
@@ -38,7 +38,7 @@ def build_loss(config: DictConfig) -> nn.Module:
     return build_node("loss", config.loss)
 
 
-LATER_DATA_KEYS = ("cache_limit_gb", "on_damaged")  # which runs of earlier versions lack
+LATER_DATA_KEYS = ("cache_limit_gb", "on_damaged", "decode")  # which runs of earlier versions lack
 
 
 def build_data(config: DictConfig, *, supervised: bool, local_processes: int = 1) -> DataSet:
@@ -166,6 +166,13 @@ def build_initial_encoder(config: DictConfig, *, image_size: int, weights: Weigh
         skipped = load_weights(encoder, weights)
     left_out = f"; skipped: {few(skipped)}" if skipped else ""
     log.info("%s: the encoder starts from these weights%s", given, left_out)
+    architecture = getattr(encoder, "architecture", None)
+    if is_padded(weights) and architecture is not None and architecture.stem == "small":
+        log.warning(
+            "%s: these look like weights of solo-learn for CIFAR, whose first convolution has a "
+            "padding of two pixels; if so, give encoder.stem=padded",
+            given,
+        )
     return encoder
 
 

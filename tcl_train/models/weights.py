@@ -95,13 +95,24 @@ def load_weights(encoder: nn.Module, stored: Mapping[str, Any]) -> list[str]:
     state, skipped = encoder_state(stored, own.keys())
     problem = next(_problems(own, state), None)
     if problem is not None:
-        fitting = what_fits(state) or "the encoder and the stem that it was trained with"
+        fitting = (
+            what_fits(state, padded=is_padded(stored))
+            or "the encoder and the stem that it was trained with"
+        )
         raise ValueError(f"{problem}; give {fitting}")
     with torch.no_grad():
         for key, x in own.items():
             if key in state:
                 x.copy_(state[key])
     return skipped
+
+
+def is_padded(stored: Mapping[str, Any]) -> bool:
+    """Whether these are weights of solo-learn for small images, by their names: its first
+    convolution of 3x3 has a padding of two pixels, which no shape shows."""
+    tensors = _tensors(stored)
+    first = tensors.get("backbone.conv1.weight")
+    return first is not None and first.shape[-1] == 3 and "classifier.weight" in tensors
 
 
 def _problems(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Iterator[str]:
@@ -133,8 +144,11 @@ WIDE: dict[
 STEM_OF_SIDE = {7: "imagenet", 4: "patch", 3: "small"}
 
 
-def what_fits(state: Mapping[str, Tensor]) -> str | None:
-    """The words that choose the ResNet with these keys and shapes; None: it is none of ours."""
+def what_fits(state: Mapping[str, Tensor], *, padded: bool = False) -> str | None:
+    """The words that choose the ResNet with these keys and shapes; None: it is none of ours.
+
+    padded: whether a first convolution of 3x3 is that of the stem `padded`.
+    """
     blocks = [
         len({key.split(".")[1] for key in state if key.startswith(f"layer{stage}.")})
         for stage in (1, 2, 3, 4)
@@ -149,7 +163,8 @@ def what_fits(state: Mapping[str, Tensor]) -> str | None:
         return None
     first = state.get("conv1.weight")
     if first is not None and first.ndim == 4 and first.shape[-1] in STEM_OF_SIDE:
-        words.append(f"encoder.stem={STEM_OF_SIDE[first.shape[-1]]}")
+        stem = STEM_OF_SIDE[first.shape[-1]]
+        words.append(f"encoder.stem={'padded' if padded and stem == 'small' else stem}")
     if "bn1.weight" in state and "bn1.running_mean" not in state:
         words.append("encoder.norm=group")
     return " ".join(words)

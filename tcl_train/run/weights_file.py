@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import collections
 import typing
 import warnings
 from collections.abc import Mapping
@@ -21,11 +20,41 @@ from tcl_train.run.directory import RunDir
 
 KEY = "encoder.weights"
 SAFETENSORS = ".safetensors"
+
+
+class Ignored:
+    """Stands for an object that is not needed, and takes whatever it would be made from."""
+
+    def __new__(cls, *_: Any, **__: Any) -> Ignored:
+        return super().__new__(cls)
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+def _plain_dict(*_: Any) -> dict[Any, Any]:
+    """In place of a defaultdict, which torch refuses to fill when it reads only weights."""
+    return {}
+
+
+# In solo-learn's checkpoints of SimSiam and NNSiam, whose schedule stores its own method.
+IGNORED = (
+    "builtins.getattr",
+    "functools.partial",
+    "solo.methods.base.static_lr",
+    "solo.utils.lars.LARS",
+    "solo.utils.lr_scheduler.LinearWarmupCosineAnnealingLR",
+    "torch.optim.adam.Adam",
+    "torch.optim.adamw.AdamW",
+    "torch.optim.sgd.SGD",
+)
 # Plain data beside the tensors: settings of SupContrast's checkpoints, configs of solo-learn's.
 HARMLESS: list[Any] = [
     argparse.Namespace,
     *(DictConfig, ListConfig, ContainerMetadata, Metadata, AnyNode),
-    *(typing.Any, dict, list, int, collections.defaultdict),
+    *(typing.Any, dict, list, int),
+    (_plain_dict, "collections.defaultdict"),
+    *((Ignored, name) for name in IGNORED),
 ]
 
 

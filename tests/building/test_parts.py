@@ -14,6 +14,7 @@ from tcl_train.building.parts import (
     build_augment,
     build_data,
     build_encoder,
+    build_initial_encoder,
     build_loss,
     build_method,
     build_optimizer,
@@ -46,6 +47,20 @@ def test_a_part_with_a_wrong_value_is_refused_by_its_place(
     OmegaConf.update(tiny, key, value)
     with pytest.raises(RequestError, match=named):
         build(tiny)
+
+
+@pytest.mark.parametrize(("stem", "warned"), [("small", True), ("padded", False)])
+def test_weights_of_solo_learn_in_a_stem_without_their_padding_are_warned_of(
+    stem: str, warned: bool, tiny: DictConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    OmegaConf.update(tiny, "encoder.stem", stem)
+    state = build_encoder(tiny, image_size=8).state_dict()
+    OmegaConf.update(tiny, "encoder.weights", "it.ckpt")
+    stored = {f"backbone.{key}": x for key, x in state.items()}
+    stored["classifier.weight"] = torch.ones(3, 16)
+    build_initial_encoder(tiny, image_size=8, weights={"state_dict": stored})
+    messages = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert any("encoder.stem=padded" in message for message in messages) == warned
 
 
 def test_a_part_that_does_not_fit_into_the_memory_is_refused_by_its_place(

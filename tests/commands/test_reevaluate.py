@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from functools import partial
@@ -394,6 +395,8 @@ def test_an_encoder_with_weights_has_their_accuracy_and_an_untrained_one_beside_
     for name in ("top1", "knn_top1", "random_encoder_top1"):
         assert result[name] == pytest.approx(of_run[name], abs=1.01 * 100 / 360), name
     assert result["encoder_parameters"]["weights"] == str(run_dir)
+    (line,) = [line for line in outcome.out.splitlines() if "normalised" in line]
+    assert re.match(r"images are normalised with dataset\.mean=\[0\.\d+\S*\] dataset\.std=", line)
 
 
 def test_weights_that_do_not_fit_are_refused(

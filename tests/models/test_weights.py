@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchvision.models import resnet
 
 from tcl_train.models import resnet8, resnet18, resnet20
-from tcl_train.models.weights import encoder_state, load_weights, what_fits
+from tcl_train.models.weights import encoder_state, is_padded, load_weights, what_fits
 
 State = dict[str, Any]
 
@@ -48,6 +48,7 @@ def as_solo_learn(state: State) -> State:
     projector = prefixed(HEAD, "projector.0.")
     momentum = {f"momentum_backbone.{key}": torch.zeros_like(x) for key, x in state.items()}
     both = {**momentum, **prefixed(state, "backbone."), **projector}
+    both |= prefixed(HEAD, "classifier.")
     return {"state_dict": both, "epoch": 3, "hyper_parameters": {"lr": 0.1}}
 
 
@@ -107,7 +108,7 @@ def test_a_teacher_is_not_taken_for_the_student(encoder: nn.Module) -> None:
     own = encoder.state_dict()
     state, skipped = encoder_state(as_solo_learn(own), own.keys())
     assert torch.equal(state["conv1.weight"], own["conv1.weight"])
-    assert len(skipped) == len(own) + 2
+    assert len(skipped) == len(own) + 4
 
 
 def test_nothing_is_loaded_where_something_is_missing(encoder: nn.Module) -> None:
@@ -147,6 +148,26 @@ def test_weights_of_another_encoder_are_refused_with_what_would_fit(
 ) -> None:
     with pytest.raises(ValueError, match=f"({problem}).*; give .*{fitting}"):
         load_weights(resnet18(32), make().state_dict())
+
+
+@pytest.mark.parametrize(
+    ("layout", "stem", "fitting"),
+    [
+        ("solo-learn", "small", "padded"),
+        ("solo-learn", "imagenet", "imagenet"),
+        ("lightly", "small", "small"),
+        ("SupContrast", "small", "small"),
+    ],
+)
+def test_the_stem_that_would_fit_is_that_of_the_library(
+    layout: str, stem: str, fitting: str, encoder: nn.Module
+) -> None:
+    state = encoder.state_dict() if stem == "small" else trained(stem).state_dict()
+    stored = LAYOUTS[layout](state)
+    other = resnet18(32, stem="imagenet" if stem == "small" else "small")
+    with pytest.raises(ValueError, match=rf"give encoder=resnet18 encoder\.stem={fitting}$"):
+        load_weights(other, stored)
+    assert is_padded(stored) == (fitting == "padded")
 
 
 def test_a_deeper_encoder_is_not_cut_down() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import builtins
+import functools
 import os
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,25 @@ from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
 from tcl_train.errors import RequestError
-from tcl_train.run.weights_file import read_weights
+from tcl_train.run.weights_file import Ignored, read_weights
 
 STATE = {"conv1.weight": torch.ones(2, 3)}
 CONFIG = OmegaConf.create({"optimizer": {"lr": 0.1, "betas": [0.9, None]}, "name": "byol"})
+
+
+def schedule_of_simsiam() -> dict[str, Any]:
+    """With a method of an object that holds the optimiser and its state."""
+    parameter = torch.nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.SGD([parameter], lr=0.1, momentum=0.9)
+    parameter.sum().backward()
+    optimizer.step()
+    return {"lr_schedulers": [{"get_lr": functools.partial(optimizer.step)}]}
+
+
 BESIDE = {
     "settings of SupContrast": {"opt": argparse.Namespace(lr=0.1, betas=(0.9,))},
     "config of solo-learn": {"hyper_parameters": CONFIG},
+    "schedule of solo-learn's SimSiam": schedule_of_simsiam(),
     "plain data": {"epoch": 3, "optimizer": {"state": {0: torch.ones(1)}}},
 }
 
@@ -49,6 +62,15 @@ def test_code_is_not_carried_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(RequestError, match=r"weights=it.pt: holds \S*mkdir, code that is not run"):
         read_weights("it.pt")
     assert not Path("carried-out").exists()
+
+
+def test_what_is_not_needed_is_ignored(tmp_path: Path) -> None:
+    path = tmp_path / "it.ckpt"
+    torch.save({"state_dict": STATE, **schedule_of_simsiam()}, path)
+    assert type(read_weights(str(path))["lr_schedulers"][0]["get_lr"]) is Ignored
+    torch.save({"state_dict": STATE, "more": functools.partial(Code)}, path)
+    with pytest.raises(RequestError, match=r"holds \S*Code, code that is not run"):
+        read_weights(str(path))
 
 
 def test_what_holds_no_weights_is_refused(tmp_path: Path) -> None:
