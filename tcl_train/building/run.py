@@ -43,6 +43,7 @@ from tcl_train.building.settings import (
 )
 from tcl_train.data.augment.pipeline import COMPILE_OPTIONS
 from tcl_train.data.dataset import NO_LABEL, DataSet, Split, difference
+from tcl_train.data.gpu_decode import check_gpu_decoding
 from tcl_train.data.loader import Loader, cut_where_read
 from tcl_train.data.order import Order, build_order
 from tcl_train.data.shares import Shares
@@ -111,6 +112,8 @@ def build_run(
         compile=settings.compile,
         processes=processes,
     )
+    if config.data.get("decode") == "gpu":
+        check_gpu_decoding(runtime.device)
     if data is None:
         with processes.first_of_machine_alone("data"):  # it downloads, and fills the cache
             data = build_data(

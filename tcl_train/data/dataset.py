@@ -18,6 +18,7 @@ from tcl_train.errors import few
 
 NO_LABEL = -1
 ON_DAMAGED = ("stop", "skip")
+DECODERS = ("cpu", "gpu")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +29,7 @@ class ReadOptions:
     cache_limit_gb: what is kept there at most; the files used longest ago go first.
     memory_limit_gb: data sets that would take more are decoded anew by workers each epoch.
     on_damaged: `stop` at a file that cannot be decoded, or `skip` it.
+    decode: what decodes JPEG files during training, `cpu` or `gpu`.
     workers: decoding processes or threads.
     supervised: whether pretraining may see labels.
     seed: of the run; decides what is held out where a data set has no test split.
@@ -39,12 +41,14 @@ class ReadOptions:
     supervised: bool
     cache_limit_gb: float = 20
     on_damaged: str = "stop"
+    decode: str = "cpu"
     seed: int = 1
 
     def __post_init__(self) -> None:
         checks.number("data.memory_limit_gb", self.memory_limit_gb, at_least=0)
         checks.number("data.cache_limit_gb", self.cache_limit_gb, at_least=0)
         checks.one_of("data.on_damaged", self.on_damaged, ON_DAMAGED)
+        checks.one_of("data.decode", self.decode, DECODERS)
         checks.integer("data.workers", self.workers, at_least=0)
 
 

@@ -76,7 +76,7 @@ def check_file(path: str | Path) -> str:
     Raises:
         UnreadableImage: the file is missing, damaged, or not an image.
     """
-    content = _content(path)
+    content = read_content(path)
     _decoded(path, content, lambda width, height: 1 / min(width, height))
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 
@@ -143,10 +143,11 @@ def _read(path: str | Path, share: Share) -> tuple[Image.Image, tuple[int, int]]
     Raises:
         UnreadableImage: the file is missing, damaged, or not an image.
     """
-    return _decoded(path, _content(path), share)
+    return _decoded(path, read_content(path), share)
 
 
-def _content(path: str | Path) -> bytes:
+def read_content(path: str | Path) -> bytes:
+    """Raises UnreadableImage."""
     try:
         with open(path, "rb") as file:
             return file.read()
@@ -175,7 +176,7 @@ def _load(content: bytes, share: Share) -> tuple[Image.Image, tuple[int, int]]:
     with Image.open(io.BytesIO(content)) as image:
         width, height = image.size
         turned = image.format == "TIFF"  # by Pillow itself, which says its upright size
-        orientation = 1 if turned else _orientation(image)
+        orientation = 1 if turned else orientation_of(image)
         upright = (height, width) if orientation in LYING else (width, height)
         factor = DRAFT_MARGIN * share(*upright)
         if factor < 1:
@@ -213,7 +214,8 @@ def _without_standard_error() -> Iterator[None]:
         os.close(nowhere)
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation_of(image: Image.Image) -> int:
+    """The EXIF tag's value; 1, upright, where it cannot be read."""
     try:
         return image.getexif().get(ORIENTATION, 1)
     except Exception:

@@ -212,7 +212,8 @@ class _Part:
             self._learn(damaged=damaged, digest=digest_of_contents(names, contents))
         self._leave_out_damaged()
         workers, digest = self.options.workers, self.facts["digest"]
-        return FileImages(self.listing.paths, self.size, workers, digest)
+        on_gpu = self.options.decode == "gpu"
+        return FileImages(self.listing.paths, self.size, workers, digest, on_gpu=on_gpu)
 
     def _in_memory(self) -> Images:
         images_NCHW = self._cached_array()

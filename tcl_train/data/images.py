@@ -12,11 +12,10 @@ import signal
 import threading
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
 from multiprocessing.connection import wait
 from multiprocessing.context import BaseContext
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -26,7 +25,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from tcl_train import checks
 from tcl_train.data.augment.geometry import RandomResizedCrop
-from tcl_train.data.decode import Box, UnreadableImage, cut, decode
+from tcl_train.data.decode import UnreadableImage
+from tcl_train.data.gpu_decode import GpuReader
+from tcl_train.data.requests import Boxes, Whole
 from tcl_train.errors import RequestError
 from tcl_train.runtime.signals import STOPPING
 
@@ -118,14 +119,24 @@ def resized(images_NCHW: Tensor, size: int) -> Tensor:
 
 
 class FileImages:
-    """Image files, decoded by loader workers to squares of `size` pixels, RGB."""
+    """Image files, decoded by loader workers to squares of `size` pixels, RGB.
+
+    on_gpu: a GPU decodes those that it asks for, see :mod:`tcl_train.data.gpu_decode`.
+    """
 
     def __init__(
-        self, paths: Sequence[str | Path], size: int, workers: int, digest: str = "files:"
+        self,
+        paths: Sequence[str | Path],
+        size: int,
+        workers: int,
+        digest: str = "files:",
+        *,
+        on_gpu: bool = False,
     ) -> None:
         self.paths = list(paths)
         self.size = size
         self.workers = workers
+        self.on_gpu = on_gpu
         self._digest = digest
         self._readers = _Readers(workers)
 
@@ -135,10 +146,9 @@ class FileImages:
     def batches(self, index_batches: Sequence[Tensor], device: torch.device) -> Iterator[Tensor]:
         # Paths rather than indices, so that a worker need not be sent all paths first.
         requests = (
-            [_Whole(self.paths[i], self.size) for i in index_B.tolist()]
-            for index_B in index_batches
+            [Whole(self.paths[i], self.size) for i in index_B.tolist()] for index_B in index_batches
         )
-        for (images_BCHW,) in self._readers.answers(requests, len(index_batches), device):
+        for (images_BCHW,) in self._answers(requests, len(index_batches), device):
             yield images_BCHW
 
     def cut_batches(
@@ -155,14 +165,14 @@ class FileImages:
         the crop of each view, and their size.
         """
         requests = (
-            [_Boxes(self.paths[i], numbers_BVK[b], groups) for b, i in enumerate(index_B.tolist())]
+            [Boxes(self.paths[i], numbers_BVK[b], groups) for b, i in enumerate(index_B.tolist())]
             for index_B, numbers_BVK in zip(
                 index_batches,
                 (numbers_VBK.transpose(0, 1) for numbers_VBK in numbers_of_batches),
                 strict=True,
             )
         )
-        for of_groups in self._readers.answers(requests, len(index_batches), device):
+        for of_groups in self._answers(requests, len(index_batches), device):
             yield [views_BVCSS.transpose(0, 1).flatten(0, 1) for views_BVCSS in of_groups]
 
     def digest(self) -> str:
@@ -173,40 +183,16 @@ class FileImages:
         named = hashlib.blake2b(self._digest.encode(), digest_size=16)
         named.update(places_M.numpy().tobytes())
         kind = self._digest.partition(":")[0]
-        return FileImages(paths, self.size, self.workers, f"{kind}:{named.hexdigest()}")
+        digest = f"{kind}:{named.hexdigest()}"
+        return FileImages(paths, self.size, self.workers, digest, on_gpu=self.on_gpu)
 
-
-class _Whole(NamedTuple):
-    """Asks for a whole image, as a square."""
-
-    path: str | Path
-    size: int
-
-    def read(self) -> list[Tensor]:
-        return [torch.from_numpy(decode(self.path, self.size))]
-
-
-class _Boxes(NamedTuple):
-    """Asks for boxes of an image, which numbers (V, K) decide: for each group (views, 3, S, S)."""
-
-    path: str | Path
-    numbers_VK: Tensor
-    groups: Sequence[tuple[Sequence[RandomResizedCrop], int]]
-
-    def read(self) -> list[Tensor]:
-        crops = [crop for crops, _ in self.groups for crop in crops]
-        sizes = [size for crops, size in self.groups for _ in crops]
-
-        def boxes_of(height: int, width: int) -> list[Box]:
-            boxes = []
-            for crop, numbers_K in zip(crops, self.numbers_VK, strict=True):
-                box = crop.boxes(numbers_K[None], height, width)
-                boxes.append(Box(*(float(box[k]) for k in ("left", "top", "width", "height"))))
-            return boxes
-
-        views = iter(cut(self.path, sizes, boxes_of))
-        counts = [len(crops) for crops, _ in self.groups]
-        return [torch.from_numpy(np.stack([*islice(views, count)])) for count in counts]
+    def _answers(
+        self, requests: Iterable[list[Any]], count: int, device: torch.device
+    ) -> Iterator[list[Tensor]]:
+        """What each of `count` lists of Whole or of Boxes asks for, stacked, on the device."""
+        if self.on_gpu and device.type == "cuda":
+            return GpuReader(self.workers).answers(requests, device)
+        return self._readers.answers(requests, count, device)
 
 
 class _Readers:
@@ -226,7 +212,7 @@ class _Readers:
         count: int,
         device: torch.device,
     ) -> Iterator[list[Tensor]]:
-        """What each of `count` lists of _Whole or of _Boxes asks for, stacked, on the device."""
+        """See :meth:`FileImages._answers`."""
         keep = 0 < self.workers <= count
         idle = self._idle.pop(device.type, None) if keep else None
         loader, batches = idle or self._loader(min(self.workers, count), device, keep=keep)
@@ -269,7 +255,7 @@ class _Read(Dataset):
     """Carries out a request. An unreadable file comes out as its message, because an exception from
     a worker process would arrive wrapped in a traceback."""
 
-    def __getitem__(self, request: _Whole | _Boxes) -> list[Tensor] | str:
+    def __getitem__(self, request: Whole | Boxes) -> list[Tensor] | str:
         try:
             return request.read()
         except UnreadableImage as error:
