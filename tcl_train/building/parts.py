@@ -21,12 +21,12 @@ from tcl_train.data.normalize import Normalize
 from tcl_train.data.views import ViewGroup
 from tcl_train.engine.optimizers import Optimizer
 from tcl_train.engine.schedule import Schedule, by_epoch
-from tcl_train.errors import RequestError, few
+from tcl_train.errors import RequestError
 from tcl_train.evaluation.probe import Probe
 from tcl_train.methods.method import Method
 from tcl_train.models.encoder import Encoder
 from tcl_train.models.imagenet import imagenet_weights
-from tcl_train.models.weights import is_padded, load_weights
+from tcl_train.models.weights import by_part, is_padded, load_weights
 from tcl_train.run.weights_file import read_weights
 from tcl_train.runtime.device import available_cpus
 from tcl_train.runtime.randomness import seeded
@@ -164,7 +164,7 @@ def build_initial_encoder(config: DictConfig, *, image_size: int, weights: Weigh
             weights = imagenet_weights(getattr(encoder, "architecture", None), image_size)
         assert isinstance(weights, Mapping)
         skipped = load_weights(encoder, weights)
-    left_out = f"; skipped: {few(skipped)}" if skipped else ""
+    left_out = f"; skipped: {', '.join(by_part(skipped))}" if skipped else ""
     log.info("%s: the encoder starts from these weights%s", given, left_out)
     architecture = getattr(encoder, "architecture", None)
     if is_padded(weights) and architecture is not None and architecture.stem == "small":

@@ -9,7 +9,7 @@ of SupContrast (`model` with `encoder.module.`, shortcuts by that name), of solo
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -105,6 +105,18 @@ def load_weights(encoder: nn.Module, stored: Mapping[str, Any]) -> list[str]:
             if key in state:
                 x.copy_(state[key])
     return skipped
+
+
+def by_part(keys: Sequence[str]) -> list[str]:
+    """The keys of a state, in their order; many of one part as `projector.* (6 keys)`."""
+    parts: dict[str, list[str]] = {}
+    for key in keys:
+        parts.setdefault(_unwrapped(key).partition(".")[0], []).append(key)
+    return [
+        text
+        for part, of_part in parts.items()
+        for text in (of_part if len(of_part) <= 2 else [f"{part}.* ({len(of_part)} keys)"])
+    ]
 
 
 def is_padded(stored: Mapping[str, Any]) -> bool:

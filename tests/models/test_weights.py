@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchvision.models import resnet
 
 from tcl_train.models import resnet8, resnet18, resnet20
-from tcl_train.models.weights import encoder_state, is_padded, load_weights, what_fits
+from tcl_train.models.weights import by_part, encoder_state, is_padded, load_weights, what_fits
 
 State = dict[str, Any]
 
@@ -102,6 +102,11 @@ def test_each_layout_gives_the_same_features(layout: str, encoder: nn.Module) ->
 )
 def test_every_skipped_key_is_named(layout: str, skipped: list[str], encoder: nn.Module) -> None:
     assert load_weights(resnet18(32), LAYOUTS[layout](encoder.state_dict())) == skipped
+
+
+def test_skipped_keys_are_named_by_their_part_where_they_are_many() -> None:
+    keys = ["module.fc.weight", "module.fc.bias", *(f"module.head.{i}.weight" for i in range(3))]
+    assert by_part([*keys, "queue"]) == [*keys[:2], "head.* (3 keys)", "queue"]
 
 
 def test_a_teacher_is_not_taken_for_the_student(encoder: nn.Module) -> None:
