@@ -182,6 +182,32 @@ def test_a_step_of_a_thin_encoder_waits_neither_for_torchvision_nor_for_torchs_c
     assert "torchvision" not in after(f"import sys{STEP}")
 
 
+WHOLE_RUNS = """
+import sys
+from tcl_train.cli.main import main
+for words in {}:
+    sys.argv = ["tcl-train", *words]
+    assert main() == 0
+assert "torch._dynamo" not in sys.modules
+"""
+
+
+def test_whole_runs_do_not_wait_for_torchs_compiler(tiny_words, tmp_path):
+    of_probes = {
+        "lbfgs": (),
+        "sgd": ("probe.epochs=1",),
+        "finetune": ("probe.epochs=1", "probe.min_steps=0"),
+    }
+    after(
+        WHOLE_RUNS.format(
+            [
+                tiny_words(f"probe={probe}", *words, f"hydra.run.dir={tmp_path / probe}")
+                for probe, words in of_probes.items()
+            ]
+        )
+    )
+
+
 def test_load_encoder_is_there_when_asked_for():
     assert callable(tcl_train.load_encoder)
     with pytest.raises(AttributeError, match="module 'tcl_train' has no attribute 'load_decoder'"):

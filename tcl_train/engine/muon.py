@@ -17,9 +17,9 @@ from tcl_train.engine.optimizers import (
     MomentumOptimizer,
     Optimizer,
     parameter_groups,
-    without_compile_guards,
 )
 from tcl_train.engine.orthogonal import TINY, Stack, orthogonal
+from tcl_train.runtime.optim import without_compile_guards
 
 
 def muon(

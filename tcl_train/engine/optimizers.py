@@ -6,35 +6,17 @@ no waiting for the device to know whether the gradients are finite.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tcl_train import checks
 from tcl_train.methods.method import Method, ParameterGroup
+from tcl_train.runtime.optim import SGD, AdamW, without_compile_guards
 
 Optimizer = torch.optim.Optimizer
-Kind = TypeVar("Kind", bound=Optimizer)
-
-
-def without_compile_guards(kind: type[Kind]) -> type[Kind]:
-    """The same optimiser without the wrappers that keep torch.compile out of its methods: at their
-    first call they load the compiler, which takes two seconds at the start of every run, and none
-    of these methods is compiled here."""
-    methods = {
-        name: inspect.unwrap(getattr(kind, name))
-        for name in ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
-    }
-    return type(
-        kind.__name__, (kind,), {**methods, "step": torch.no_grad()(inspect.unwrap(kind.step))}
-    )
-
-
-_SGD = without_compile_guards(torch.optim.SGD)
-_AdamW = without_compile_guards(torch.optim.AdamW)
 
 
 def parameter_groups(
@@ -93,7 +75,7 @@ def sgd(
         weight_decay_end=weight_decay_end,
         decay_bias_and_norm=decay_bias_and_norm,
     )
-    return _SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, fused=True)
+    return SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, fused=True)
 
 
 def adamw(
@@ -120,7 +102,7 @@ def adamw(
         weight_decay_end=weight_decay_end,
         decay_bias_and_norm=decay_bias_and_norm,
     )
-    return _AdamW(groups, lr=lr, betas=(beta1, beta2), eps=eps, fused=True)
+    return AdamW(groups, lr=lr, betas=(beta1, beta2), eps=eps, fused=True)
 
 
 def lars(

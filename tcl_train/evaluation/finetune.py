@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import logging
 
-import torch
 import torch.nn.functional as F
 
 from tcl_train import checks
@@ -13,6 +12,7 @@ from tcl_train.engine.schedule import Cosine
 from tcl_train.evaluation.labelled_views import LabelledViews
 from tcl_train.evaluation.probe import Classifier, ProbeInput
 from tcl_train.evaluation.sgd import linear_classifier
+from tcl_train.runtime.optim import SGD
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class FineTuneProbe:
         encoder, classifier = copy.deepcopy(given.encoder), linear_classifier(given)
         encoder.train().requires_grad_(True)
         groups = [(encoder, self.lr), (classifier, self.classifier_lr)]
-        optimizer = torch.optim.SGD(
+        optimizer = SGD(
             [{"params": list(part.parameters()), "lr": lr} for part, lr in groups],
             momentum=self.momentum,
             weight_decay=self.weight_decay,

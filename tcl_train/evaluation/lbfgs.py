@@ -16,6 +16,7 @@ from tcl_train import checks
 from tcl_train.data.holding_out import held_out_rows
 from tcl_train.evaluation.features import Features, accuracy
 from tcl_train.evaluation.probe import Classifier, ProbeInput
+from tcl_train.runtime.optim import LBFGS
 from tcl_train.runtime.randomness import generator
 
 # Powers of ten would be too far apart: see docs/cpu20.md.
@@ -119,7 +120,7 @@ class LBFGSProbe:
         """Minimises the objective from the given weights, which stay as they are."""
         w_DK = start.w_DK.clone().requires_grad_()
         b_K = start.b_K.clone().requires_grad_()
-        optimizer = torch.optim.LBFGS(
+        optimizer = LBFGS(
             [w_DK, b_K],
             max_iter=self.max_iter,
             history_size=HISTORY,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import nn
 
@@ -11,6 +10,7 @@ from tcl_train.engine.schedule import Cosine
 from tcl_train.evaluation.features import frozen
 from tcl_train.evaluation.labelled_views import LabelledViews
 from tcl_train.evaluation.probe import Classifier, ProbeInput
+from tcl_train.runtime.optim import SGD
 
 
 class SGDProbe:
@@ -42,7 +42,7 @@ class SGDProbe:
     def __call__(self, given: ProbeInput) -> Classifier:
         views = LabelledViews(given, batch_size=self.batch_size, name="sgd-probe", divided=True)
         classifier = linear_classifier(given)
-        optimizer = torch.optim.SGD(
+        optimizer = SGD(
             classifier.parameters(),
             lr=self.lr,
             momentum=self.momentum,
