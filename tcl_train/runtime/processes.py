@@ -34,7 +34,7 @@ TIME_TO_JOIN = timedelta(minutes=5)
 LARGE = 2**15  # numbers in a tensor that is worth a message of its own
 FAILURE = "failure"
 SPEAKER = "speaker"
-KNOWN = "known"  # by how many processes
+LEFT = "left"  # by how many processes
 
 
 @dataclass(frozen=True)
@@ -206,19 +206,19 @@ class Processes:
             key = f"{SPEAKER} of {self.machine}"
             speaker = self.store.compare_set(key, "", str(self.rank)).decode()
         with suppress(Exception):
-            self._let_others_know(SECONDS_TO_SAY_WHY if was_left else SECONDS_TO_COME)
+            self.leave(SECONDS_TO_SAY_WHY if was_left else SECONDS_TO_COME)
         agreed.agreed = True
         agreed.silent = speaker != str(self.rank)
         return agreed
 
-    def _let_others_know(self, seconds: float) -> None:
+    def leave(self, seconds: float = SECONDS_TO_COME) -> None:
         """Ends what others may be waiting for, and keeps the store, which may be the first
-        process's, until they have read it, at most so long."""
-        self.store.add(KNOWN, 1)
+        process's, until they have read what is in it, at most so long."""
+        self.store.add(LEFT, 1)
         if dist.is_initialized() and not torch.cuda.is_available():  # NCCL might wait here
             dist.destroy_process_group()
         end = time.monotonic() + seconds
-        while self.is_first and self.store.add(KNOWN, 0) < self.count and time.monotonic() < end:
+        while self.is_first and self.store.add(LEFT, 0) < self.count and time.monotonic() < end:
             time.sleep(SECONDS_BETWEEN_LOOKS)
 
     def _noted(self, wait: float = 0) -> dict[str, Any] | None:
@@ -337,6 +337,8 @@ def of_torchrun() -> Iterator[Processes]:
     )
     try:
         yield processes
+        heartbeat.end()  # which uses the store, too
+        processes.leave()
     finally:
         heartbeat.end()
         if dist.is_initialized():
