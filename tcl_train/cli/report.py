@@ -31,7 +31,7 @@ KEYS = {
     ),
 }
 SECONDS = 10.0  # between two looks
-NEEDED = {"matplotlib": "matplotlib", "jinja2": "jinja2"}
+NEEDED = {"matplotlib": "matplotlib", "jinja2": "jinja2", "sklearn": "scikit-learn"}
 
 
 def report_command(words: list[str], processes: Processes | None) -> int:
@@ -51,7 +51,7 @@ def report_command(words: list[str], processes: Processes | None) -> int:
     watch, every = values.pop("watch"), values.pop("every")
     if every is not None and not watch:
         raise RequestError(f"every={every:g}: goes with watch=true; give it, too")
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    missing = [of for name, of in NEEDED.items() if importlib.util.find_spec(name) is None]
     if missing:
         raise RequestError(f"{missing[0]} is not installed; pip install 'tcl-train[report]'")
     from tcl_train.commands.report import keep_report_current, make_report

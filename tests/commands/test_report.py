@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from tcl_train.cli.main import main_report
-from tcl_train.cli.report import KEYS, MEASURES
+from tcl_train.cli.report import KEYS, MEASURES, NEEDED
 from tcl_train.report.measures import RANKED
 
-HAS_EXTRA = importlib.util.find_spec("matplotlib") and importlib.util.find_spec("jinja2")
+HAS_EXTRA = all(map(importlib.util.find_spec, NEEDED))
 pytestmark = pytest.mark.skipif(not HAS_EXTRA, reason="tcl-train[report] is not installed")
 
 
@@ -96,12 +96,16 @@ def test_out_that_cannot_be_written(refused_report, tmp_path):
     assert "file/deep: cannot be written (Not a directory); give another folder" in message
 
 
-def test_a_missing_extra(refused_report, monkeypatch):
+@pytest.mark.parametrize(
+    ("module", "package"),
+    [("matplotlib", "matplotlib"), ("jinja2", "jinja2"), ("sklearn", "scikit-learn")],
+)
+def test_a_missing_extra(refused_report, monkeypatch, module, package):
     find = importlib.util.find_spec
     monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name: None if name == "jinja2" else find(name)
+        importlib.util, "find_spec", lambda name: None if name == module else find(name)
     )
-    assert refused_report(".") == "jinja2 is not installed; pip install 'tcl-train[report]'"
+    assert refused_report(".") == f"{package} is not installed; pip install 'tcl-train[report]'"
 
 
 def test_watching_writes_again_what_changes_and_stops_in_good_order(

@@ -5,6 +5,7 @@ N: images; C: channels; H, W: rows and columns.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from tcl_train.data.dataset import DataSet, ReadOptions
-from tcl_train.data.digits import digits
+from tcl_train.data.digits import FILE, digits
 from tcl_train.errors import RequestError
 
 Options = Callable[..., ReadOptions]
@@ -53,6 +54,21 @@ def test_together_the_splits_are_scikit_learns_images_with_their_labels(
             for image_CHW, label in zip(images_NCHW, split.labels_N.tolist(), strict=True)
         ]
     assert sorted(found) == expected
+
+
+def test_the_file_is_what_the_script_makes_of_scikit_learns_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripts = Path(__file__).parents[2] / "scripts"
+    monkeypatch.syspath_prepend(str(scripts))
+    make_digits = importlib.import_module("make_digits")
+    monkeypatch.setattr(make_digits, "TARGET", tmp_path / "digits.npz")
+    make_digits.main()
+    made, stored = np.load(tmp_path / "digits.npz"), np.load(FILE)
+    assert made.files == stored.files
+    for name in made.files:
+        assert made[name].dtype == stored[name].dtype
+        assert np.array_equal(made[name], stored[name])
 
 
 def test_each_class_has_the_same_share_in_both_splits(data: DataSet) -> None:
