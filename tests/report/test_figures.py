@@ -71,6 +71,15 @@ def test_geometry_confusion_and_map_where_their_data_are(tmp_path, write_run, wr
             save(found[name], tmp_path / f"{name}.png", "png")
 
 
+def test_points_that_lie_together_have_one_label(tmp_path, write_run):
+    for tau, uniformity in ((0.05, -3), (0.07, -2.99), (0.1, -2.98), (0.5, -1), (1.0, -0.1)):
+        geometry = {"uniformity": uniformity, "tolerance": 1 + uniformity / 4}
+        geometry |= {"alignment": 0.1, "rankme": 9.0}
+        write_run(tmp_path / str(tau), tau=tau, result={"geometry": geometry})
+    (axes,) = drawings(tmp_path)["uniformity_tolerance"].figure.axes
+    assert [text.get_text() for text in axes.texts] == ["τ 0.05", "τ 0.5", "τ 1"]
+
+
 def test_a_hundred_classes(tmp_path, write_run, write_predictions):
     run = write_run(tmp_path / "run")
     write_predictions(run, classes=[f"class {k}" for k in range(100)], count=1000)

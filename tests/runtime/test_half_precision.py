@@ -78,14 +78,14 @@ def test_double_precision_stays_double() -> None:
 
 
 @pytest.mark.slow
-def test_three_runs_on_maps_of_one_pixel_are_equal(
+def test_two_runs_on_maps_of_one_pixel_are_equal(
     command: Callable[..., Any],
 ) -> None:
     """With rubbish in the gradients each run went its own way, or ended in NaN."""
     from tcl_train.run.directory import RunDir
 
     results = []
-    for i in range(3):
+    for i in range(2):
         leave_rubbish()
         short = ("epochs=1", "random_encoder_baseline=false", "probe.l2=[1e-3]", "device=cpu")
         outcome = command(
@@ -97,5 +97,5 @@ def test_three_runs_on_maps_of_one_pixel_are_equal(
         )
         assert outcome.status == 0, outcome.err
         results.append(RunDir(f"run{i}").read_result()["top1"])
-    assert results[0] == results[1] == results[2]
+    assert results[0] == results[1]
     assert results[0] > 50

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from matplotlib.axes import Axes
+
 from tcl_train.report.figures.style import (
     MOST_LINES,
     NARROW,
@@ -18,12 +20,16 @@ from tcl_train.report.settings import NOT_SET, label_of, order_of
 from tcl_train.report.tables import Group, Table
 
 TEMPERATURE = "tau"
+POINTS_PER_INCH = 72
+LABEL_WIDTH, LABEL_HEIGHT = 28.0, 7.5  # in points
+
+Point = tuple[Group, float, float]  # with its uniformity and tolerance
 
 
 def uniformity_tolerance(table: Table, measure: Measure) -> Iterator[Drawing]:  # noqa: ARG001
     """A point a group; groups that differ in their temperature only are joined in its order."""
     uniformity, tolerance = BY_KEY["geometry/uniformity"], BY_KEY["geometry/tolerance"]
-    series: dict[str, list[tuple[Group, float, float]]] = {}
+    series: dict[str, list[Point]] = {}
     for group in table.groups:
         even, tolerant = group.summary(uniformity), group.summary(tolerance)
         if even and tolerant:
@@ -37,15 +43,7 @@ def uniformity_tolerance(table: Table, measure: Measure) -> Iterator[Drawing]:  
         points.sort(key=lambda point: order_of(point[0].values.get(TEMPERATURE, NOT_SET)))
         _, x, y = zip(*points, strict=True)
         axes.plot(x, y, label=plain(name), **look(number))
-        for group, u, t in points if number == 0 else ():  # the others have the same temperatures
-            if TEMPERATURE in group.values:
-                axes.annotate(
-                    plain(f"τ {group.values[TEMPERATURE]}"),
-                    (u, t),
-                    xytext=(6, -10),
-                    textcoords="offset points",
-                    fontsize=7.5,
-                )
+    _label_temperatures(axes, [point for points in shown.values() for point in points])
     axes.set_xlabel("uniformity (lower: more even)")
     axes.set_ylabel("tolerance (mean cosine within a class)")
     if list(shown) != ["all runs"]:
@@ -54,3 +52,23 @@ def uniformity_tolerance(table: Table, measure: Measure) -> Iterator[Drawing]:  
     if len(shown) < len(series):
         caption = f"The first {len(shown)} of {len(series)} combinations. {caption}"
     yield Drawing("uniformity_tolerance", "Uniformity against tolerance", caption, figure)
+
+
+def _label_temperatures(axes: Axes, points: list[Point]) -> None:
+    """Beside each point, unless it would lie on the label of an earlier one."""
+    axes.autoscale_view()  # which otherwise comes later, and then where the points lie
+    taken: list[tuple[float, float]] = []
+    for group, u, t in points:
+        if TEMPERATURE not in group.values:
+            continue
+        x, y = axes.transData.transform((u, t)) * POINTS_PER_INCH / axes.figure.dpi
+        if any(abs(x - a) < LABEL_WIDTH and abs(y - b) < LABEL_HEIGHT for a, b in taken):
+            continue
+        taken.append((x, y))
+        axes.annotate(
+            plain(f"τ {group.values[TEMPERATURE]}"),
+            (u, t),
+            xytext=(6, -10),
+            textcoords="offset points",
+            fontsize=LABEL_HEIGHT,
+        )
