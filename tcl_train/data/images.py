@@ -121,7 +121,7 @@ def resized(images_NCHW: Tensor, size: int) -> Tensor:
 class FileImages:
     """Image files, decoded by loader workers to squares of `size` pixels, RGB.
 
-    on_gpu: a GPU decodes those that it asks for, see :mod:`tcl_train.data.gpu_decode`.
+    on_gpu: a GPU decodes those of which it is given views, see :mod:`tcl_train.data.gpu_decode`.
     """
 
     def __init__(
@@ -139,6 +139,7 @@ class FileImages:
         self.on_gpu = on_gpu
         self._digest = digest
         self._readers = _Readers(workers)
+        self._gpu = GpuReader(workers)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -148,7 +149,7 @@ class FileImages:
         requests = (
             [Whole(self.paths[i], self.size) for i in index_B.tolist()] for index_B in index_batches
         )
-        for (images_BCHW,) in self._answers(requests, len(index_batches), device):
+        for (images_BCHW,) in self._readers.answers(requests, len(index_batches), device):
             yield images_BCHW
 
     def cut_batches(
@@ -172,7 +173,11 @@ class FileImages:
                 strict=True,
             )
         )
-        for of_groups in self._answers(requests, len(index_batches), device):
+        if self.on_gpu and device.type == "cuda":
+            answers = self._gpu.answers(requests, device)
+        else:
+            answers = self._readers.answers(requests, len(index_batches), device)
+        for of_groups in answers:
             yield [views_BVCSS.transpose(0, 1).flatten(0, 1) for views_BVCSS in of_groups]
 
     def digest(self) -> str:
@@ -185,14 +190,6 @@ class FileImages:
         kind = self._digest.partition(":")[0]
         digest = f"{kind}:{named.hexdigest()}"
         return FileImages(paths, self.size, self.workers, digest, on_gpu=self.on_gpu)
-
-    def _answers(
-        self, requests: Iterable[list[Any]], count: int, device: torch.device
-    ) -> Iterator[list[Tensor]]:
-        """What each of `count` lists of Whole or of Boxes asks for, stacked, on the device."""
-        if self.on_gpu and device.type == "cuda":
-            return GpuReader(self.workers).answers(requests, device)
-        return self._readers.answers(requests, count, device)
 
 
 class _Readers:
@@ -212,7 +209,7 @@ class _Readers:
         count: int,
         device: torch.device,
     ) -> Iterator[list[Tensor]]:
-        """See :meth:`FileImages._answers`."""
+        """What each of `count` lists of Whole or of Boxes asks for, stacked, on the device."""
         keep = 0 < self.workers <= count
         idle = self._idle.pop(device.type, None) if keep else None
         loader, batches = idle or self._loader(min(self.workers, count), device, keep=keep)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 State = dict[str, Tensor]
 
+DEEPEST = 5  # a dictionary in a dictionary
 CONTAINERS = ("state_dict", "model", "method", "model_state_dict")
 WRAPPERS = ("module", "_orig_mod")  # of torch's parallel and compiled modules, at any depth
 PREFIXES = ("", "encoder.", "backbone.", "encoder_q.", "model.")
@@ -63,10 +65,16 @@ def encoder_state(stored: Mapping[str, Any], wanted: Collection[str]) -> tuple[S
 
 
 def _tensors(stored: Mapping[str, Any]) -> State:
-    for name in CONTAINERS:
-        if isinstance(stored.get(name), Mapping):
-            return _tensors(stored[name])
+    for _ in range(DEEPEST):
+        inner = next((stored[name] for name in CONTAINERS if _is_dict(stored.get(name))), None)
+        if inner is None:
+            break
+        stored = inner
     return {str(key): x for key, x in stored.items() if isinstance(x, Tensor)}
+
+
+def _is_dict(value: Any) -> bool:
+    return isinstance(value, dict)  # no config, which may look up what it holds
 
 
 def _layout(tensors: State, prefix: str, rename: Callable[[str], str]) -> dict[str, str]:
@@ -108,15 +116,21 @@ def load_weights(encoder: nn.Module, stored: Mapping[str, Any]) -> list[str]:
 
 
 def by_part(keys: Sequence[str]) -> list[str]:
-    """The keys of a state, in their order; many of one part as `projector.* (6 keys)`."""
+    """The keys of a state, in their order; more than two of one part as `projector.* (6 keys)`,
+    with what all of them begin with."""
     parts: dict[str, list[str]] = {}
     for key in keys:
         parts.setdefault(_unwrapped(key).partition(".")[0], []).append(key)
-    return [
-        text
-        for part, of_part in parts.items()
-        for text in (of_part if len(of_part) <= 2 else [f"{part}.* ({len(of_part)} keys)"])
-    ]
+    texts: list[str] = []
+    for of_part in parts.values():
+        few = len(of_part) <= 2
+        texts += of_part if few else [f"{_shared(of_part)}.* ({len(of_part)} keys)"]
+    return texts
+
+
+def _shared(keys: Sequence[str]) -> str:
+    levels = zip(*(_unwrapped(key).split(".")[:-1] for key in keys), strict=False)
+    return ".".join(names[0] for names in takewhile(lambda names: len({*names}) == 1, levels))
 
 
 def is_padded(stored: Mapping[str, Any]) -> bool:
@@ -124,7 +138,7 @@ def is_padded(stored: Mapping[str, Any]) -> bool:
     convolution of 3x3 has a padding of two pixels, which no shape shows."""
     tensors = _tensors(stored)
     first = tensors.get("backbone.conv1.weight")
-    return first is not None and first.shape[-1] == 3 and "classifier.weight" in tensors
+    return first is not None and first.shape[2:] == (3, 3) and "classifier.weight" in tensors
 
 
 def _problems(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Iterator[str]:

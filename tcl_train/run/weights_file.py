@@ -79,9 +79,9 @@ def read_weights(given: str) -> Mapping[str, Any]:
             "run directory"
         )
     stored = _safetensors(path) if path.suffix == SAFETENSORS else _torchs(path)
-    if not isinstance(stored, Mapping):
+    if not isinstance(stored, dict):
         raise RequestError(
-            f"{KEY}={given}: holds a {type(stored).__name__}; store model.state_dict() instead"
+            f"{KEY}={given}: holds no dictionary of weights; store model.state_dict() instead"
         )
     return stored
 

@@ -18,9 +18,9 @@ def without_compile_guards(kind: type[Kind]) -> type[Kind]:
         name: inspect.unwrap(getattr(kind, name))
         for name in ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
     }
-    return type(
-        kind.__name__, (kind,), {**methods, "step": torch.no_grad()(inspect.unwrap(kind.step))}
-    )
+    methods["step"] = torch.no_grad()(inspect.unwrap(kind.step))
+    named = {"__doc__": kind.__doc__, "__module__": kind.__module__}
+    return type(kind.__name__, (kind,), {**named, **methods})
 
 
 SGD = without_compile_guards(torch.optim.SGD)

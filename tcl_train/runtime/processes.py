@@ -25,7 +25,7 @@ from torch import Tensor
 
 from tcl_train.errors import CommandError, Interrupted, RequestError, TrainingError, signum_of
 from tcl_train.runtime.heartbeat import SECONDS_OF_SILENCE, Heartbeat
-from tcl_train.runtime.signals import as_interruption
+from tcl_train.runtime.signals import as_interruption, ignored
 
 SECONDS_BETWEEN_LOOKS = 0.05
 SECONDS_TO_SAY_WHY = 3.0  # for a process that has ended, to have left a note
@@ -211,7 +211,7 @@ class Processes:
         agreed.silent = speaker != str(self.rank)
         return agreed
 
-    def leave(self, seconds: float = SECONDS_TO_COME) -> None:
+    def leave(self, seconds: float) -> None:
         """Ends what others may be waiting for, and keeps the store, which may be the first
         process's, until they have read what is in it, at most so long."""
         self.store.add(LEFT, 1)
@@ -338,7 +338,8 @@ def of_torchrun() -> Iterator[Processes]:
     try:
         yield processes
         heartbeat.end()  # which uses the store, too
-        processes.leave()
+        with ignored(), suppress(Exception):  # the work is done, whatever becomes of the others
+            processes.leave(SECONDS_OF_SILENCE)
     finally:
         heartbeat.end()
         if dist.is_initialized():

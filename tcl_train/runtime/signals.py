@@ -81,6 +81,14 @@ def _ignore() -> None:
         signal.signal(signum, signal.SIG_IGN)
 
 
+@contextmanager
+def ignored() -> Iterator[None]:
+    """Inside the block the signals that stop a command change nothing, as in
+    :func:`ignored_at_exit`."""
+    with handled(STOPPING, lambda signum, frame: None):  # noqa: ARG005
+        yield
+
+
 class Signals:
     """Whether the user or the system has asked the run to stop.
 

@@ -15,12 +15,12 @@ from omegaconf import DictConfig
 from PIL import Image
 
 from tcl_train.building.run import build_run
-from tcl_train.data import gpu_decode, images
+from tcl_train.data import gpu_decode
 from tcl_train.data.augment import RandomResizedCrop
 from tcl_train.data.decode import UnreadableImage
 from tcl_train.data.gpu_decode import GpuReader, check_gpu_decoding
 from tcl_train.data.images import FileImages
-from tcl_train.data.requests import Boxes, Whole
+from tcl_train.data.requests import Boxes
 from tcl_train.errors import RequestError
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torchvision's decoders
@@ -39,7 +39,7 @@ def picture(height: int, width: int) -> Image.Image:
 
 @pytest.fixture
 def files(tmp_path: Path) -> dict[str, Path]:
-    rgb = picture(60, 90)
+    rgb = picture(60, 91)
     turned = Image.Exif()
     turned[ORIENTATION] = 6
     kinds: dict[str, tuple[Image.Image, dict[str, Any]]] = {
@@ -47,6 +47,7 @@ def files(tmp_path: Path) -> dict[str, Path]:
         "progressive.jpg": (rgb, {"quality": 95, "progressive": True}),
         "grey.jpg": (rgb.convert("L"), {"quality": 95}),
         "turned.jpg": (rgb, {"quality": 95, "exif": turned}),
+        "as it is.jpg": (rgb, {"quality": 95, "keep_rgb": True}),
         "inks.jpg": (rgb.convert("CMYK"), {"quality": 95}),
         "other.png": (rgb, {}),
     }
@@ -58,22 +59,20 @@ def files(tmp_path: Path) -> dict[str, Path]:
 BY_DECODER = ("rgb.jpg", "progressive.jpg", "grey.jpg")
 
 
-def whole(path: Path) -> Whole:
-    return Whole(path, SIDE)
-
-
 def boxes(path: Path) -> Boxes:
     crop, g = RandomResizedCrop(scale=(0.2, 0.6)), torch.Generator().manual_seed(1)
     return Boxes(path, crop.draw_numbers(3, g), [([crop, crop], SIDE), ([crop], SIDE // 2)])
 
 
-@pytest.mark.parametrize("asked", [whole, boxes])
-def test_the_answers_are_those_of_pillow_within_rounding(
-    files: dict[str, Path], asked: Callable[[Path], Whole | Boxes]
-) -> None:
-    batch = [asked(path) for path in files.values()]
+def stacked(batch: list[Boxes]) -> list[torch.Tensor]:
+    """As loader workers answer."""
+    return [torch.stack(of_group) for of_group in zip(*(r.read() for r in batch), strict=True)]
+
+
+def test_the_views_are_those_of_pillow_but_for_rounding(files: dict[str, Path]) -> None:
+    batch = [boxes(path) for path in files.values()]
     (answer,) = GpuReader(2).answers([batch], CPU)
-    expected = [torch.stack(of_group) for of_group in zip(*(r.read() for r in batch), strict=True)]
+    expected = stacked(batch)
     assert [(x.shape, x.dtype) for x in answer] == [(x.shape, x.dtype) for x in expected]
     for found, wanted in zip(answer, expected, strict=True):
         for i, name in enumerate(files):
@@ -81,7 +80,7 @@ def test_the_answers_are_those_of_pillow_within_rounding(
             assert off < LEVELS if name in BY_DECODER else off == 0, name
 
 
-def test_upright_jpegs_of_rgb_or_grey_go_to_the_decoder_and_the_order_stays(
+def test_upright_jpegs_stored_as_usual_go_to_the_decoder_and_the_order_stays(
     files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoded: list[int] = []
@@ -92,44 +91,64 @@ def test_upright_jpegs_of_rgb_or_grey_go_to_the_decoder_and_the_order_stays(
         return decode(contents, device)
 
     monkeypatch.setattr(gpu_decode, "decode_jpegs", counted)
-    batches = [[whole(path)] for path in files.values()]
-    answers = [answer for (answer,) in GpuReader(1).answers(batches, CPU)]
-    assert len(answers) == len(files)
+    batches = [[boxes(path)] for path in files.values()]
+    assert len([*GpuReader(1).answers(batches, CPU)]) == len(files)
     assert dict(zip(files, decoded, strict=True)) == {name: name in BY_DECODER for name in files}
 
 
-def test_what_the_decoder_does_not_take_comes_from_pillow_and_is_said_once(
+def test_what_the_decoder_refuses_comes_from_pillow_and_is_said_once(
     files: dict[str, Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def refuses(contents: Any, device: torch.device) -> list[torch.Tensor]:
-        raise RuntimeError("not this one\nsecond line")
+    decode, grey = gpu_decode.decode_jpegs, len(files["grey.jpg"].read_bytes())
 
-    monkeypatch.setattr(gpu_decode, "decode_jpegs", refuses)
+    def refuses_grey(contents: Any, device: torch.device) -> list[torch.Tensor]:
+        if any(len(content) == grey for content in contents):
+            raise RuntimeError("not this one\nsecond line")
+        return decode(contents, device)
+
+    monkeypatch.setattr(gpu_decode, "decode_jpegs", refuses_grey)
     batch = [boxes(path) for path in files.values()]
+    expected, place = stacked(batch), [*files].index("grey.jpg")
     for answer in GpuReader(1).answers([batch, batch], CPU):
-        for i, request in enumerate(batch):
-            for found, expected in zip(answer, request.read(), strict=True):
-                assert torch.equal(found[i], expected)
-    assert caplog.messages == ["a batch is decoded on the CPU: not this one"]
+        for found, wanted in zip(answer, expected, strict=True):
+            assert torch.equal(found[place], wanted[place])
+            assert (found.float() - wanted.float()).abs().mean() < LEVELS
+    assert caplog.messages == ["an image is decoded on the CPU: not this one"]
+
+
+def test_a_full_memory_is_not_taken_for_a_refusal(
+    files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(contents: Any, device: torch.device) -> list[torch.Tensor]:
+        raise torch.OutOfMemoryError("full")
+
+    monkeypatch.setattr(gpu_decode, "decode_jpegs", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        next(GpuReader(1).answers([[boxes(files["rgb.jpg"])]], CPU))
 
 
 def test_a_damaged_file_is_named(files: dict[str, Path]) -> None:
     path = files["rgb.jpg"]
     path.write_bytes(path.read_bytes()[:700])
     with pytest.raises(UnreadableImage, match=r"rgb\.jpg: cut off"):
-        next(GpuReader(1).answers([[whole(path)]], CPU))
+        next(GpuReader(1).answers([[boxes(path)]], CPU))
     path.unlink()
     with pytest.raises(UnreadableImage, match=r"rgb\.jpg: cannot be read"):
-        next(GpuReader(1).answers([[whole(path)]], CPU))
+        next(GpuReader(1).answers([[boxes(path)]], CPU))
 
 
 def test_only_a_gpu_decodes(files: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Evaluating on a CPU, or measuring mean and deviation there, goes through the workers."""
-    monkeypatch.delattr(images, "GpuReader")
-    of_files = FileImages([*files.values()], SIDE, workers=0, on_gpu=True)
-    (found,) = of_files.chosen(torch.tensor([5])).batches([torch.tensor([0])], CPU)
-    assert torch.equal(found[0], whole(files["other.png"]).read()[0])
-    assert of_files.chosen(torch.tensor([5])).on_gpu
+    """And only what is cut to views: evaluation is the same on all devices."""
+    monkeypatch.delattr(GpuReader, "answers")
+    of_files = FileImages([*files.values()], SIDE, workers=0, on_gpu=True).chosen(torch.tensor([0]))
+    assert of_files.on_gpu
+    request, index_B = boxes(files["rgb.jpg"]), torch.tensor([0])
+    (whole_BCHW,) = of_files.batches([index_B], CPU)
+    assert whole_BCHW.shape == (1, 3, SIDE, SIDE)
+    numbers = [request.numbers_VK[:, None]]
+    (groups,) = of_files.cut_batches([index_B], numbers, request.groups, CPU)
+    for found, (expected_VCSS,) in zip(groups, stacked([request]), strict=True):
+        assert torch.equal(found, expected_VCSS)
 
 
 # ------------------------------------------------------------------ what is refused

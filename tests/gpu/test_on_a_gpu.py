@@ -23,7 +23,7 @@ from tcl_train.cli.compose import compose_run
 from tcl_train.data.augment import RandomResizedCrop, pipeline
 from tcl_train.data.dataset import DataSet
 from tcl_train.data.gpu_decode import GpuReader, check_gpu_decoding
-from tcl_train.data.requests import Boxes, Whole
+from tcl_train.data.requests import Boxes
 from tcl_train.losses import TCL, HardContrastive, NTXent, SupCon, Triplet
 from tcl_train.run.directory import RunDir
 from tcl_train.runtime.randomness import generator
@@ -172,9 +172,7 @@ def skip_fp16_on_a_cpu(device: str, words: list[str]) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torchvision's decoders
-def test_jpegs_decoded_on_the_gpu_are_those_of_pillow_within_rounding(
-    tmp_path: Path, device: str
-) -> None:
+def test_jpegs_decoded_on_the_gpu_are_nearly_those_of_pillow(tmp_path: Path, device: str) -> None:
     y, x = np.mgrid[0:300, 0:400]
     waves = [np.sin((y * a + x * b) / 19) for a, b in ((1, 2), (2, -1), (1, 1))]
     pixels = (127 * (1 + np.stack(waves, 2))).astype(np.uint8)
@@ -183,11 +181,8 @@ def test_jpegs_decoded_on_the_gpu_are_those_of_pillow_within_rounding(
     numbers_VK = crop.draw_numbers(2, torch.Generator().manual_seed(0))
     if device != "cpu":
         check_gpu_decoding(torch.device(device))
-    for request in (
-        Whole(tmp_path / "a.jpg", 64),
-        Boxes(tmp_path / "a.jpg", numbers_VK, [([crop] * 2, 64)]),
-    ):
-        ((found,),) = GpuReader(1).answers([[request, request]], torch.device(device))
-        assert found.device.type == torch.device(device).type
-        off = (found[1].cpu().float() - request.read()[0].float()).abs().mean()
-        assert off < 4  # a turned or shifted image is off by 30 and more
+    request = Boxes(tmp_path / "a.jpg", numbers_VK, [([crop] * 2, 64)])
+    ((found,),) = GpuReader(1).answers([[request, request]], torch.device(device))
+    assert found.device.type == torch.device(device).type
+    off = (found[1].cpu().float() - request.read()[0].float()).abs().mean()
+    assert off < 4  # a turned or shifted image is off by 30 and more

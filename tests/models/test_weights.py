@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torchvision.models import resnet
 
@@ -107,6 +108,19 @@ def test_every_skipped_key_is_named(layout: str, skipped: list[str], encoder: nn
 def test_skipped_keys_are_named_by_their_part_where_they_are_many() -> None:
     keys = ["module.fc.weight", "module.fc.bias", *(f"module.head.{i}.weight" for i in range(3))]
     assert by_part([*keys, "queue"]) == [*keys[:2], "head.* (3 keys)", "queue"]
+    of_moco = [f"module.encoder_q.fc.{i}.{x}" for i in (0, 2) for x in ("weight", "bias")]
+    assert by_part(of_moco) == ["encoder_q.fc.* (4 keys)"]
+
+
+def test_odd_files_are_refused_as_weights_that_do_not_fit(encoder: nn.Module) -> None:
+    endless: dict[str, Any] = {}
+    endless["state_dict"] = endless
+    flat = {"backbone.conv1.weight": torch.tensor(1.0), "classifier.weight": torch.ones(1)}
+    config = OmegaConf.create({"state_dict": {"home": "${oc.env:HOME}"}})
+    for stored in (endless, flat, {"model": config}):
+        with pytest.raises(ValueError, match=r"; give |there is no encoder in it"):
+            load_weights(resnet18(32), stored)
+        assert not is_padded(stored)
 
 
 def test_a_teacher_is_not_taken_for_the_student(encoder: nn.Module) -> None:

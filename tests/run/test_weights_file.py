@@ -83,7 +83,7 @@ def test_what_holds_no_weights_is_refused(tmp_path: Path) -> None:
         with pytest.raises(RequestError, match=rf"encoder.weights=\S*{name}: {said}"):
             read_weights(str(tmp_path / name))
     torch.save([1, 2], tmp_path / "list.pt")
-    with pytest.raises(RequestError, match=r"holds a list; store model.state_dict\(\)"):
+    with pytest.raises(RequestError, match=r"holds no dictionary of weights; store"):
         read_weights(str(tmp_path / "list.pt"))
     with pytest.raises(RequestError, match="no such file or run; give imagenet, a FILE"):
         read_weights(str(tmp_path / "nothing.pt"))

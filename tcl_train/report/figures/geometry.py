@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from tcl_train.report.figures.style import (
     MOST_LINES,
@@ -21,7 +22,7 @@ from tcl_train.report.tables import Group, Table
 
 TEMPERATURE = "tau"
 POINTS_PER_INCH = 72
-LABEL_WIDTH, LABEL_HEIGHT = 28.0, 7.5  # in points
+LETTER_WIDTH, LABEL_HEIGHT = 4.8, 9.0  # in points
 
 Point = tuple[Group, float, float]  # with its uniformity and tolerance
 
@@ -43,32 +44,37 @@ def uniformity_tolerance(table: Table, measure: Measure) -> Iterator[Drawing]:  
         points.sort(key=lambda point: order_of(point[0].values.get(TEMPERATURE, NOT_SET)))
         _, x, y = zip(*points, strict=True)
         axes.plot(x, y, label=plain(name), **look(number))
-    _label_temperatures(axes, [point for points in shown.values() for point in points])
     axes.set_xlabel("uniformity (lower: more even)")
     axes.set_ylabel("tolerance (mean cosine within a class)")
     if list(shown) != ["all runs"]:
         legend_below(figure, [plain(name) for name in shown])
+    _label_temperatures(figure, axes, [point for points in shown.values() for point in points])
     caption = "Of the normalised test features; means over seeds."
     if len(shown) < len(series):
         caption = f"The first {len(shown)} of {len(series)} combinations. {caption}"
     yield Drawing("uniformity_tolerance", "Uniformity against tolerance", caption, figure)
 
 
-def _label_temperatures(axes: Axes, points: list[Point]) -> None:
+def _label_temperatures(figure: Figure, axes: Axes, points: list[Point]) -> None:
     """Beside each point, unless it would lie on the label of an earlier one."""
-    axes.autoscale_view()  # which otherwise comes later, and then where the points lie
-    taken: list[tuple[float, float]] = []
+    figure.draw_without_rendering()  # which settles where the points lie
+    taken: list[tuple[float, float, float]] = []
     for group, u, t in points:
         if TEMPERATURE not in group.values:
             continue
-        x, y = axes.transData.transform((u, t)) * POINTS_PER_INCH / axes.figure.dpi
-        if any(abs(x - a) < LABEL_WIDTH and abs(y - b) < LABEL_HEIGHT for a, b in taken):
+        text = plain(f"τ {group.values[TEMPERATURE]}")
+        width = LETTER_WIDTH * len(text)
+        x, y = axes.transData.transform((u, t)) * POINTS_PER_INCH / figure.dpi
+        if any(
+            a - width < x < a + width_before and abs(y - b) < LABEL_HEIGHT
+            for a, b, width_before in taken
+        ):
             continue
-        taken.append((x, y))
+        taken.append((x, y, width))
         axes.annotate(
-            plain(f"τ {group.values[TEMPERATURE]}"),
+            text,
             (u, t),
             xytext=(6, -10),
             textcoords="offset points",
-            fontsize=LABEL_HEIGHT,
+            fontsize=7.5,
         )
