@@ -149,6 +149,20 @@ def write_means(runs: Path, out: Path) -> None:
             writer.writerow([metrics.parent.name, *(f"{mean:.4g}" for mean in means)])
 
 
+SETTINGS = ("lr", "tau", "k1", "k2")
+
+
+def write_searches(searches: Path, out: Path) -> None:
+    """Which settings were tried, and what they gave on validation images."""
+    with (out / "search.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["loss", *SETTINGS, "val_top1"])
+        for loss in SPACES:
+            with (searches / loss / "sweep.csv").open(newline="") as table:
+                for row in csv.DictReader(table):
+                    writer.writerow([loss, *(row.get(key, "") for key in (*SETTINGS, "val_top1"))])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("study", choices=STUDIES)
@@ -163,6 +177,8 @@ def main() -> None:
         report(folder / "runs" / part, folder / "report" / part, out, FIGURES[given.study])
     if given.study == "gradients":
         write_means(folder / "runs", RESULTS / given.study)
+    if given.study == "losses":
+        write_searches(folder / "search", RESULTS / given.study)
 
 
 if __name__ == "__main__":
