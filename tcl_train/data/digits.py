@@ -36,7 +36,8 @@ def digits(
     """
     if root is not None:
         return image_folder(root, options=options, image_size=image_size, mean=mean, std=std)
-    stored = np.load(FILE)
+    with np.load(FILE) as file:
+        stored = dict(file)
     grey_NHW = (stored["images_NHW"] * (255 / LARGEST_GREY)).round().astype(np.uint8)
     images_NCHW = resized(torch.from_numpy(grey_NHW)[:, None], image_size)
     labels_N = torch.from_numpy(stored["labels_N"].astype(np.int64))

@@ -187,11 +187,11 @@ def test_an_image_that_only_fails_on_the_way_is_named_and_the_run_can_go_on(
     streamed_words: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from tcl_train.data import images
+    from tcl_train.data import requests
     from tcl_train.run.directory import RunDir
 
     broken = two_classes / "train" / "red" / "3.png"
-    cut, met = images.cut, []
+    cut, met = requests.cut, []
 
     def fail_the_second_time(path: Path | str, *args: Any) -> Any:
         if str(path) == str(broken):
@@ -202,7 +202,7 @@ def test_an_image_that_only_fails_on_the_way_is_named_and_the_run_can_go_on(
 
     whole = broken.read_bytes()
     with monkeypatch.context() as patch:
-        patch.setattr(images, "cut", fail_the_second_time)
+        patch.setattr(requests, "cut", fail_the_second_time)
         outcome = command(*streamed_words)
     assert outcome.status == 1
     line = one_line(outcome.err)

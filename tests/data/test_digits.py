@@ -64,11 +64,11 @@ def test_the_file_is_what_the_script_makes_of_scikit_learns_copy(
     make_digits = importlib.import_module("make_digits")
     monkeypatch.setattr(make_digits, "TARGET", tmp_path / "digits.npz")
     make_digits.main()
-    made, stored = np.load(tmp_path / "digits.npz"), np.load(FILE)
-    assert made.files == stored.files
-    for name in made.files:
-        assert made[name].dtype == stored[name].dtype
-        assert np.array_equal(made[name], stored[name])
+    with np.load(tmp_path / "digits.npz") as made, np.load(FILE) as stored:
+        assert made.files == stored.files
+        for name in made.files:
+            assert made[name].dtype == stored[name].dtype
+            assert np.array_equal(made[name], stored[name])
 
 
 def test_each_class_has_the_same_share_in_both_splits(data: DataSet) -> None:
