@@ -11,7 +11,7 @@ import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -278,7 +278,7 @@ def test_an_absurdly_large_image_is_named(tmp_path: Path, monkeypatch: pytest.Mo
 def test_whatever_pillow_raises_for_a_file_names_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
 ) -> None:
-    Image.fromarray(noise(8, 8)).save(tmp_path / "a.png")
+    Image.fromarray(noise(8, 8)).convert("L").save(tmp_path / "a.png")
 
     def fail(*_: object) -> None:
         raise kind("damaged")
@@ -445,6 +445,61 @@ def test_the_check_and_decoding_agree_on_any_file(
 
     with quietly():
         assert passes(lambda: check_file(path)) == passes(lambda: decode(path, 4))
+
+
+def outcome(path: Path) -> bytes | str:
+    """The pixels, or why there are none."""
+    try:
+        return decode(path, 8).tobytes()
+    except UnreadableImage as error:
+        return error.reason
+
+
+@settings(max_examples=300)
+@any_damage
+def test_a_small_png_is_read_at_once_as_pillow_opens_it(
+    tmp_path_factory: pytest.TempPathFactory,
+    kind: str,
+    end: float,
+    changes: list[tuple[float, int]],
+) -> None:
+    folder = tmp_path_factory.getbasetemp()
+    path = write_damaged(folder / "at_once.png", "PNG", max(end, 0.3), changes)
+    with quietly(), pytest.MonkeyPatch.context() as patch:
+        at_once = outcome(path)
+        patch.setattr(decode_module, "_small_plain_png", lambda content: None)  # noqa: ARG005
+        assert outcome(path) == at_once
+
+
+@pytest.mark.parametrize(
+    ("mode", "more", "is_plain"),
+    [
+        ("RGB", {}, True),
+        ("RGB", {"compress_level": 0}, True),
+        ("RGB", {"dpi": (72, 72)}, True),
+        ("RGB", {"transparency": (1, 2, 3)}, False),
+        ("RGB", {"exif": b"Exif\0\0II*\0\x08\0\0\0\0\0"}, False),
+        ("RGBA", {}, False),
+        ("L", {}, False),
+        ("P", {}, False),
+        ("I;16", {}, False),
+    ],
+)
+def test_which_small_pngs_are_read_at_once(mode: str, more: dict[str, Any], is_plain: bool) -> None:
+    made = io.BytesIO()
+    image = Image.fromarray(noise(9, 7))
+    image = Image.new(mode, (7, 9)) if mode == "I;16" else image.convert(mode)
+    image.save(made, "PNG", **more)
+    found = decode_module._small_plain_png(made.getvalue())
+    assert (found is not None) == is_plain
+    if found is not None:
+        np.testing.assert_array_equal(np.asarray(found), np.asarray(image))
+
+
+def test_a_large_png_is_opened_by_pillow() -> None:
+    made = io.BytesIO()
+    Image.new("RGB", (129, 128)).save(made, "PNG")
+    assert decode_module._small_plain_png(made.getvalue()) is None
 
 
 # ------------------------------------------------------------------ metadata that cannot be read
