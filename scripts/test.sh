@@ -14,5 +14,6 @@ say "mypy"
 "$bin/mypy"
 say "pytest"
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"  # on tensors this small, threads only wait for each other
-# Two at a time; the tests of a file stay together, for what they share.
-"$bin/python" -m pytest -n 2 --dist loadfile --durations=40 "$@"
+# Two at a time; the tests of a file stay together, for what they share, and files with slow tests
+# come first (tests/conftest.py), so that neither waits for the other at the end.
+"$bin/python" -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=40 "$@"
