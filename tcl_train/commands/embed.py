@@ -194,6 +194,7 @@ def embed_listing(
         own_standard_error() as terminal,
         progress_bar(total=len(listing), done=0, unit="image", file=terminal) as bar,
         frozen(embedder.module),
+        runtime.autocast(),  # which keeps the weights that it has brought to half precision
     ):
         for round_start in starts[:: processes.count]:
             x_BD, kept_B = _next_batch(embedder, decoded, size)
