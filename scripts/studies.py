@@ -106,7 +106,7 @@ FIGURES = {
     "gradients": ("gradients",),
     "k1": ("top1_over_k1",),
 }
-PARTS = {"k1": ("many", "few")}  # sets of images, each with a report of its own
+PARTS = {"k1": ("many", "few")}  # sets of images, each with its own report
 FIGURE = re.compile(r"!\[[^\]]*\]\(figures/(\w+)\.png\)\n\n\*.*\n\n?")  # with its caption
 
 
@@ -131,14 +131,14 @@ MEANS = {
 LINES = 10  # of the metrics, at the beginning and at the end of a run
 
 
-def write_means(runs: Path, out: Path) -> None:
+def write_means(folder: Path, out: Path) -> None:
     """Of what each run logged of its gradients, over its first and its last lines."""
     with (out / "means.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(
             ["run", *(f"{name}, {when}" for name in MEANS for when in ("first", "last"))]
         )
-        for metrics in sorted(runs.rglob("metrics.jsonl")):
+        for metrics in sorted((folder / "runs").rglob("metrics.jsonl")):
             lines = [json.loads(line) for line in metrics.read_text().splitlines()]
             lines = [line for line in lines if MEANS["positives"] in line]
             means = [
@@ -152,15 +152,18 @@ def write_means(runs: Path, out: Path) -> None:
 SETTINGS = ("lr", "tau", "k1", "k2")
 
 
-def write_searches(searches: Path, out: Path) -> None:
+def write_searches(folder: Path, out: Path) -> None:
     """Which settings were tried, and what they gave on validation images."""
     with (out / "search.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["loss", *SETTINGS, "val_top1"])
         for loss in SPACES:
-            with (searches / loss / "sweep.csv").open(newline="") as table:
+            with (folder / "search" / loss / "sweep.csv").open(newline="") as table:
                 for row in csv.DictReader(table):
                     writer.writerow([loss, *(row.get(key, "") for key in (*SETTINGS, "val_top1"))])
+
+
+FURTHER = {"gradients": write_means, "losses": write_searches}  # tables
 
 
 def main() -> None:
@@ -175,10 +178,8 @@ def main() -> None:
     for part in PARTS.get(given.study, ("",)):
         out = RESULTS / given.study / part
         report(folder / "runs" / part, folder / "report" / part, out, FIGURES[given.study])
-    if given.study == "gradients":
-        write_means(folder / "runs", RESULTS / given.study)
-    if given.study == "losses":
-        write_searches(folder / "search", RESULTS / given.study)
+    if given.study in FURTHER:
+        FURTHER[given.study](folder, RESULTS / given.study)
 
 
 if __name__ == "__main__":

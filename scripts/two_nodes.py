@@ -3,7 +3,7 @@
     sudo .venv/bin/python scripts/two_nodes.py
 
 Two network namespaces that a cable (veth) joins stand in for the machines: each has an address, a
-host name and a torchrun of its own, and folders can be hidden from one of them. Needs Linux, root
+host name and its own torchrun, and folders can be hidden from one of them. Needs Linux, root
 and iproute2. A tiny run on the digits is trained so, interrupted and resumed, and killed, and
 compared with one process and with as many processes of one torchrun; a row is stored for each
 trial. Exit status 1 if anything was otherwise than docs/processes.md says.
@@ -56,8 +56,8 @@ exec "$@"
 
 @dataclass
 class Machine:
-    """A network namespace. hosts: a file for its /etc/hosts. hidden: folders in whose place it has
-    empty ones of its own."""
+    """A network namespace. hosts: a file for its /etc/hosts. hidden: folders that are empty
+    there."""
 
     name: str
     address: str
@@ -329,7 +329,7 @@ class Trials:
 
 
 def _own_traceback(text: str) -> bool:
-    """torchrun prints one of its own."""
+    """One of ours, not torchrun's."""
     return any("tcl_train/" in line and line.startswith("  File ") for line in text.splitlines())
 
 

@@ -1,5 +1,5 @@
 """What the package's autograd functions have in common: a gradient in closed form, computed without
-a graph of its own, so that there is no second derivative."""
+building a graph, so that there is no second derivative."""
 
 from __future__ import annotations
 

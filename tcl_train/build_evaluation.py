@@ -165,8 +165,8 @@ def _check_takes(encoder: nn.Module, size: int, runtime: Runtime) -> None:
 
 
 def _was_seen(data: DataSet, state: dict[str, Any] | None, weights: Weights) -> bool | None:
-    """Whether pretraining saw these images, of whatever size; None: not known, as of weights from
-    elsewhere. Of runs of earlier versions it is assumed."""
+    """Whether pretraining saw these images, at any size; None: unknown, as for weights from other
+    projects. For runs of earlier versions it is assumed."""
     if state is None:
         return False if weights is None else None
     before, now = state["about"].get("data"), data.fingerprint()

@@ -159,14 +159,14 @@ def build_initial_encoder(config: DictConfig, *, image_size: int, weights: Weigh
     if weights is None:
         return encoder
     given = f"encoder.weights={config.encoder[WEIGHTS]}"
+    architecture = getattr(encoder, "architecture", None)
     with as_request_error(given):
         if weights == IMAGENET:
-            weights = imagenet_weights(getattr(encoder, "architecture", None), image_size)
+            weights = imagenet_weights(architecture, image_size)
         assert isinstance(weights, Mapping)
         skipped = load_weights(encoder, weights)
     left_out = f"; skipped: {', '.join(by_part(skipped))}" if skipped else ""
     log.info("%s: the encoder starts from these weights%s", given, left_out)
-    architecture = getattr(encoder, "architecture", None)
     if is_padded(weights) and architecture is not None and architecture.stem == "small":
         log.warning(
             "%s: these look like weights of solo-learn for CIFAR, whose first convolution has a "

@@ -190,30 +190,6 @@ def _load(content: bytes, share: Share) -> tuple[Image.Image, tuple[int, int]]:
         return _upright(rgb(image), orientation), upright
 
 
-def _small_plain_png(content: bytes) -> Image.Image | None:
-    """The pixels of a small PNG of 8-bit RGB without metadata, decoded by Pillow's decoder; None
-    for all else, and for what is wrong with it to be found out. Opening such a file as an image
-    takes longer than to decode it."""
-    if content[: len(PLAIN_START)] != PLAIN_START or len(content) < HEADER_END:
-        return None
-    width, height, *kind, checksum = struct.unpack_from(">IIBBBBBI", content, len(PLAIN_START))
-    largest = min(SMALL, Image.MAX_IMAGE_PIXELS or SMALL)
-    if kind != PLAIN_KIND or not 0 < width * height <= largest:
-        return None
-    if zlib.crc32(content[CHECKED_FROM : HEADER_END - 4]) != checksum:
-        return None
-    pixels = []
-    for name, data in _png_chunks(content):
-        if name not in PLAIN_CHUNKS:
-            return None
-        if name == b"IDAT":
-            pixels.append(data)
-    try:
-        return Image.frombytes("RGB", (width, height), b"".join(pixels), "zip", "RGB")
-    except (ValueError, OSError):
-        return None
-
-
 @contextmanager
 def quietly() -> Iterator[None]:
     """Without Pillow's warnings of metadata and of images that are merely large, and without what
@@ -329,12 +305,6 @@ def _reason(error: Exception) -> str:
 # ------------------------------------------------------------------ files without their metadata
 
 PNG_START = b"\x89PNG\r\n\x1a\n"
-PLAIN_START = PNG_START + b"\0\0\0\rIHDR"
-HEADER_END = len(PLAIN_START) + 13 + 4
-CHECKED_FROM = len(PLAIN_START) - 4  # by the checksum of the header
-PLAIN_KIND = [8, 2, 0, 0, 0]  # bits, RGB, the usual compression and filters, not interlaced
-PLAIN_CHUNKS = (b"IHDR", b"IDAT", b"IEND", b"gAMA", b"sRGB", b"cHRM", b"pHYs", b"tIME", b"sBIT")
-SMALL = 128 * 128  # pixels
 PNG_PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
 JPEG_START = b"\xff\xd8"
 SCAN = 0xDA
@@ -344,27 +314,20 @@ JPEG_METADATA = {*range(0xE0, 0xEE), 0xEF, 0xFE}  # APP0 to APP15 but Adobe's (c
 def without_metadata(content: bytes) -> bytes | None:
     """A PNG or JPEG file with nothing but what its pixels need; None for other files."""
     if content.startswith(PNG_START):
-        return PNG_START + b"".join(_png_pixel_chunks(content))
+        chunks = (chunk for name, chunk in _png_chunks(content) if name in PNG_PIXEL_CHUNKS)
+        return PNG_START + b"".join(chunks)
     if content.startswith(JPEG_START):
         return JPEG_START + b"".join(_jpeg_pixel_segments(content))
     return None
 
 
 def _png_chunks(content: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """The name and the data of each."""
+    """The name of each, and all of it: length, name, data, checksum."""
     place = len(PNG_START)
     while place + 8 <= len(content):
         length, name = struct.unpack_from(">I4s", content, place)
-        yield name, content[place + 8 : place + 8 + length]
-        place += 12 + length
-
-
-def _png_pixel_chunks(content: bytes) -> Iterator[bytes]:
-    place = len(PNG_START)
-    for name, data in _png_chunks(content):
-        end = place + 12 + len(data)
-        if name in PNG_PIXEL_CHUNKS:
-            yield content[place:end]
+        end = place + 12 + length
+        yield name, content[place:end]
         place = end
 
 
@@ -378,3 +341,35 @@ def _jpeg_pixel_segments(content: bytes) -> Iterator[bytes]:
             yield content[place : place + 2 + length]
         place += 2 + length
     yield content[place:]
+
+
+# ------------------------------------------------------------------ small files, decoded at once
+
+PLAIN_START = PNG_START + b"\0\0\0\rIHDR"
+HEADER_END = len(PLAIN_START) + 13 + 4
+CHECKED_FROM = len(PLAIN_START) - 4  # by the checksum of the header
+PLAIN_KIND = [8, 2, 0, 0, 0]  # bits, RGB, the usual compression and filters, not interlaced
+PLAIN_CHUNKS = (b"IHDR", b"IDAT", b"IEND", b"gAMA", b"sRGB", b"cHRM", b"pHYs", b"tIME", b"sBIT")
+SMALL = 128 * 128  # pixels
+
+
+def _small_plain_png(content: bytes) -> Image.Image | None:
+    """The pixels of a small PNG of 8-bit RGB without metadata, decoded by Pillow's decoder; None
+    for all else, and for what is wrong with it to be found out. Opening such a file as an image
+    takes longer than to decode it."""
+    if content[: len(PLAIN_START)] != PLAIN_START or len(content) < HEADER_END:
+        return None
+    width, height, *kind, checksum = struct.unpack_from(">IIBBBBBI", content, len(PLAIN_START))
+    largest = min(SMALL, Image.MAX_IMAGE_PIXELS or SMALL)
+    if kind != PLAIN_KIND or not 0 < width * height <= largest:
+        return None
+    if zlib.crc32(content[CHECKED_FROM : HEADER_END - 4]) != checksum:
+        return None
+    chunks = [*_png_chunks(content)]
+    if any(name not in PLAIN_CHUNKS for name, _ in chunks):
+        return None
+    pixels = b"".join(chunk[8:-4] for name, chunk in chunks if name == b"IDAT")
+    try:
+        return Image.frombytes("RGB", (width, height), pixels, "zip", "RGB")
+    except (ValueError, OSError):
+        return None

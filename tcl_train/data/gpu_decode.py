@@ -13,11 +13,9 @@ from __future__ import annotations
 import io
 import logging
 import warnings
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from importlib.metadata import version
-from itertools import islice
 
 import torch
 import torch.nn.functional as F
@@ -26,13 +24,13 @@ from torch import Tensor
 
 from tcl_train.data.decode import TRANSPOSE, orientation_of, read_content
 from tcl_train.data.requests import Boxes
+from tcl_train.data.stream import AHEAD, begun_ahead
 from tcl_train.errors import RequestError
 
 log = logging.getLogger(__name__)
 
 Content = Tensor | list[Tensor]  # the bytes of a file, or views of it
 RGB_AS_IT_IS = 0  # an Adobe marker's word for colours that are not stored as brightness and hue
-AHEAD = 2  # batches whose files are read while the GPU works on one
 
 
 def check_gpu_decoding(device: torch.device) -> None:
@@ -85,12 +83,8 @@ class GpuReader:
             def begin(batch: list[Boxes]) -> tuple[list[Boxes], list[Future[Content]]]:
                 return batch, [pool.submit(_prepared, request) for request in batch]
 
-            waiting = map(begin, requests)
-            begun = deque(islice(waiting, AHEAD))
             try:
-                while begun:
-                    batch, futures = begun.popleft()
-                    begun.extend(islice(waiting, 1))
+                for batch, futures in begun_ahead(map(begin, requests), AHEAD):
                     yield self._answer(batch, [future.result() for future in futures], device, pool)
             finally:
                 pool.shutdown(cancel_futures=True)
@@ -100,15 +94,14 @@ class GpuReader:
     ) -> list[Tensor]:
         contents = {place: x for place, x in enumerate(found) if isinstance(x, Tensor)}
         images = dict(zip(contents, self._decoded([*contents.values()], device), strict=True))
-        read = {place: x for place, x in enumerate(found) if not isinstance(x, Tensor)}
-        refused = [place for place, image in images.items() if image is None]
-        again = pool.map(lambda place: batch[place].read(), refused)
-        read |= dict(zip(refused, again, strict=True))
         decoded = {place: image for place, image in images.items() if image is not None}
-        views = {
-            **{place: [x.to(device, non_blocking=True) for x in read[place]] for place in read},
-            **dict(zip(decoded, _cut([batch[place] for place in decoded], decoded), strict=True)),
-        }
+        refused = {place: pool.submit(batch[place].read) for place in images.keys() - decoded}
+        cut = _cut([batch[place] for place in decoded], [*decoded.values()])
+        views = dict(zip(decoded, cut, strict=True))
+        for place, x in enumerate(found):
+            if place not in views:
+                read = refused[place].result() if isinstance(x, Tensor) else x
+                views[place] = [of_group.to(device, non_blocking=True) for of_group in read]
         in_order = [views[place] for place in range(len(batch))]
         return [torch.stack(of_group) for of_group in zip(*in_order, strict=True)]
 
@@ -127,19 +120,18 @@ class GpuReader:
             return [None]
 
 
-def _cut(batch: list[Boxes], images: dict[int, Tensor]) -> Iterator[list[Tensor]]:
+def _cut(batch: list[Boxes], images: list[Tensor]) -> list[list[Tensor]]:
     """The views of each image, as :meth:`Boxes.read` gives them but for the rounding, and where
     that decodes at a reduced size."""
     if not batch:
-        return
-    parts = [iter(of_image) for of_image in _parts(batch, [*images.values()])]
+        return []
+    parts = [iter(of_image) for of_image in _parts(batch, images)]
     of_groups = []
     for crops, size in batch[0].groups:
         squares_BV = [[_resized(next(of_image), size) for _ in crops] for of_image in parts]
         views_BVCSS = torch.stack([torch.stack(squares_V) for squares_V in squares_BV])
         of_groups.append(views_BVCSS.round_().clamp_(0, 255).to(torch.uint8))
-    for i in range(len(batch)):
-        yield [views_BVCSS[i] for views_BVCSS in of_groups]
+    return [[*of_image] for of_image in zip(*of_groups, strict=True)]
 
 
 def _parts(batch: list[Boxes], images: list[Tensor]) -> list[list[Tensor]]:

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from tcl_train.data.decode import UnreadableImage, decode, quietly
 
+Task = TypeVar("Task")
 AHEAD = 2  # batches that are decoded while a device works on one
 FILES_OF_A_TASK = 8  # so that small images cost little more than their decoding
 
@@ -44,14 +45,22 @@ def decoded_batches(
         def begin(paths: Sequence[str]) -> _Batch:
             return _Batch(pool, paths, size, skip=skip)
 
-        waiting = map(begin, batches)
-        begun = deque(islice(waiting, ahead))
         try:
-            for _ in batches:
-                begun.extend(islice(waiting, 1))
-                yield begun.popleft().result()
+            for batch in begun_ahead(map(begin, batches), ahead):
+                yield batch.result()
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def begun_ahead(tasks: Iterator[Task], ahead: int) -> Iterator[Task]:
+    """The same tasks, each of which begins when it is taken; while one is worked on, so many after
+    it have begun."""
+    begun = deque(islice(tasks, ahead))
+    while True:
+        begun.extend(islice(tasks, 1))
+        if not begun:
+            return
+        yield begun.popleft()
 
 
 class _Batch:

@@ -337,13 +337,12 @@ def of_torchrun() -> Iterator[Processes]:
     )
     try:
         yield processes
-        heartbeat.end()  # which uses the store, too
-        with ignored(), suppress(Exception):  # the work is done, whatever becomes of the others
-            processes.leave(SECONDS_OF_SILENCE)
     finally:
         heartbeat.end()
         if dist.is_initialized():
             dist.destroy_process_group()
+    with ignored(), suppress(Exception):  # the work is done, whatever becomes of the others
+        processes.leave(SECONDS_OF_SILENCE)
 
 
 def _wait_for_store(address: str, port: int) -> None:

@@ -9,9 +9,9 @@ import io
 import os
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import pytest
@@ -307,34 +307,36 @@ KINDS = ("PNG", "JPEG", "GIF", "BMP", "PPM")
 ENCODED = {kind: encoded(kind) for kind in KINDS}
 
 
-any_damage = given(
-    kind=st.sampled_from(KINDS),
-    end=st.floats(0, 1),
-    changes=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=6),
-)
+class Damaged(NamedTuple):
+    """A file of a kind with some bytes changed, cut off at a share of its length."""
+
+    kind: str
+    end: float
+    changes: list[tuple[float, int]]
+
+    def write(self, factory: pytest.TempPathFactory, name: str) -> Path:
+        data = bytearray(ENCODED[self.kind])
+        for place, value in self.changes:
+            data[int(place * len(data))] = value
+        path = factory.getbasetemp() / f"{name}.{self.kind.lower()}"
+        path.write_bytes(data[: int(self.end * len(data))])
+        return path
 
 
-def write_damaged(path: Path, kind: str, end: float, changes: list[tuple[float, int]]) -> Path:
-    """A file of this kind with some bytes changed, cut off at a share of its length."""
-    data = bytearray(ENCODED[kind])
-    for place, value in changes:
-        data[int(place * len(data))] = value
-    path.write_bytes(data[: int(end * len(data))])
-    return path
+def damaged(kinds: Sequence[str], least: float = 0) -> st.SearchStrategy[Damaged]:
+    change = st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255))
+    changes = st.lists(change, max_size=6)
+    return st.builds(Damaged, st.sampled_from(kinds), st.floats(least, 1), changes)
 
 
 @steady
-@any_damage
-@example(kind="PNG", end=0.5, changes=[])
-@example(kind="JPEG", end=0.9, changes=[(0.01, 0)])
+@given(file=damaged(KINDS))
+@example(file=Damaged("PNG", 0.5, []))
+@example(file=Damaged("JPEG", 0.9, [(0.01, 0)]))
 def test_a_damaged_file_is_an_image_or_a_request_error(
-    tmp_path_factory: pytest.TempPathFactory,
-    kind: str,
-    end: float,
-    changes: list[tuple[float, int]],
+    tmp_path_factory: pytest.TempPathFactory, file: Damaged
 ) -> None:
-    folder = tmp_path_factory.getbasetemp()
-    path = write_damaged(folder / f"damaged.{kind.lower()}", kind, end, changes)
+    path = file.write(tmp_path_factory, "damaged")
     with quietly():
         try:
             decoded_CHW = decode(path, 8)
@@ -426,15 +428,11 @@ def test_pixels_that_cannot_be_unpacked_fail_the_check(tmp_path: Path) -> None:
 
 
 @steady
-@any_damage
+@given(file=damaged(KINDS))
 def test_the_check_and_decoding_agree_on_any_file(
-    tmp_path_factory: pytest.TempPathFactory,
-    kind: str,
-    end: float,
-    changes: list[tuple[float, int]],
+    tmp_path_factory: pytest.TempPathFactory, file: Damaged
 ) -> None:
-    folder = tmp_path_factory.getbasetemp()
-    path = write_damaged(folder / f"agree.{kind.lower()}", kind, end, changes)
+    path = file.write(tmp_path_factory, "agree")
 
     def passes(look: Callable[[], object]) -> bool:
         try:
@@ -456,15 +454,11 @@ def outcome(path: Path) -> bytes | str:
 
 
 @settings(max_examples=300)
-@any_damage
+@given(file=damaged(["PNG"], least=0.3))
 def test_a_small_png_is_read_at_once_as_pillow_opens_it(
-    tmp_path_factory: pytest.TempPathFactory,
-    kind: str,
-    end: float,
-    changes: list[tuple[float, int]],
+    tmp_path_factory: pytest.TempPathFactory, file: Damaged
 ) -> None:
-    folder = tmp_path_factory.getbasetemp()
-    path = write_damaged(folder / "at_once.png", "PNG", max(end, 0.3), changes)
+    path = file.write(tmp_path_factory, "at_once")
     with quietly(), pytest.MonkeyPatch.context() as patch:
         at_once = outcome(path)
         patch.setattr(decode_module, "_small_plain_png", lambda content: None)  # noqa: ARG005
