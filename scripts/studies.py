@@ -149,18 +149,18 @@ def write_means(folder: Path, out: Path) -> None:
             writer.writerow([metrics.parent.name, *(f"{mean:.4g}" for mean in means)])
 
 
-SETTINGS = ("lr", "tau", "k1", "k2")
+TRIED = ("lr", "tau", "k1", "k2", "val_top1", "wall_seconds")  # of a trial
 
 
 def write_searches(folder: Path, out: Path) -> None:
     """Which settings were tried, and what they gave on validation images."""
     with (out / "search.csv").open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["loss", *SETTINGS, "val_top1"])
+        writer.writerow(["loss", *TRIED])
         for loss in SPACES:
             with (folder / "search" / loss / "sweep.csv").open(newline="") as table:
                 for row in csv.DictReader(table):
-                    writer.writerow([loss, *(row.get(key, "") for key in (*SETTINGS, "val_top1"))])
+                    writer.writerow([loss, *(row.get(key, "") for key in TRIED)])
 
 
 FURTHER = {"gradients": write_means, "losses": write_searches}  # tables
