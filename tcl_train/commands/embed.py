@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -18,10 +18,14 @@ import torch
 from torch import Tensor
 
 from tcl_train import __version__
+from tcl_train.commands.file_features import (
+    FileFeatures,
+    feature_batches,
+    no_features,
+    suitable_batch,
+)
 from tcl_train.data.decode import UnreadableImage, check_file
-from tcl_train.data.folder import stored_size
 from tcl_train.data.listing import Listing, unlabelled
-from tcl_train.data.stream import AHEAD, decoded_batches
 from tcl_train.errors import RequestError, TrainingError, few, printable
 from tcl_train.evaluation.feature_file import (
     NPY,
@@ -31,18 +35,13 @@ from tcl_train.evaluation.feature_file import (
     write_about,
     write_rows,
 )
-from tcl_train.evaluation.features import frozen
 from tcl_train.restore import Embedder, build_embedder
 from tcl_train.run.directory import RunDir
 from tcl_train.run.logs import own_standard_error, progress_bar
-from tcl_train.runtime.device import available_cpus
 from tcl_train.runtime.files import check_output, make_folder, write_atomically
 from tcl_train.runtime.processes import ALONE, Processes
 
 log = logging.getLogger(__name__)
-
-BATCH_SIZE = {"cpu": 64}  # images computed at a time, by device
-LARGE_BATCH = 256  # on other devices
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +49,7 @@ class EmbedSettings:
     """How to compute features.
 
     layer: see :func:`build_embedder`. batch_size: images computed at a time; None: by the device.
-    workers: decoding threads; None: one for each CPU of this process. skip: leave out images that
-    cannot be decoded.
+    workers: see :func:`feature_batches`. skip: leave out images that cannot be decoded.
     """
 
     layer: str = "encoder"
@@ -134,13 +132,11 @@ def embed(
 def embed_one(run: str | Path, image: Path, settings: EmbedSettings) -> Tensor:
     """The features (1, D) of one image, on the CPU. Raises RequestError where it cannot be read."""
     embedder = _embedder(run, settings, ALONE)
-    size = stored_size(embedder.normalize.size)
     try:
-        (decoded,) = decoded_batches([[str(image)]], size, threads=1, skip=False)
+        with feature_batches(embedder, [[str(image)]], workers=1, skip=False) as batches:
+            return next(batches).x_BD.cpu()
     except UnreadableImage as error:
         raise RequestError(f"{printable(image)}: {error.reason}; give another image") from error
-    with frozen(embedder.module):
-        return _features(embedder, decoded.images_B3SS).cpu()
 
 
 def _embedder(run: str | Path, settings: EmbedSettings, processes: Processes) -> Embedder:
@@ -177,85 +173,51 @@ def embed_listing(
 ) -> list[str]:
     """Batches go round the processes, so that rows come in the order of the images and the first
     process holds a few batches only. Gives the names of the images that could be decoded."""
-    runtime, names, paths = embedder.runtime, listing.names, listing.paths
-    processes = runtime.processes
-    size = settings.batch_size or BATCH_SIZE.get(runtime.device.type, LARGE_BATCH)
+    names, paths, processes = listing.names, listing.paths, embedder.runtime.processes
+    size = settings.batch_size or suitable_batch(embedder)
     starts = range(0, len(listing), size)
-    own = starts[processes.rank :: processes.count]
-    decoded = decoded_batches(
-        [paths[start : start + size] for start in own],
-        stored_size(embedder.normalize.size),
-        threads=settings.workers or max(1, available_cpus() // processes.local_count),
-        skip=settings.skip,
-        ahead=0 if runtime.device.type == "cpu" else AHEAD,
-    )
+    own = [paths[start : start + size] for start in starts[processes.rank :: processes.count]]
     written: list[str] = []
     with (
         own_standard_error() as terminal,
         progress_bar(total=len(listing), done=0, unit="image", file=terminal) as bar,
-        frozen(embedder.module),
-        runtime.autocast(),  # which keeps the weights that it has brought to half precision
+        feature_batches(embedder, own, workers=settings.workers, skip=settings.skip) as own_batches,
     ):
         for round_start in starts[:: processes.count]:
-            x_BD, kept_B = _next_batch(embedder, decoded, size)
-            rows = zip(processes.gather(x_BD), processes.gather(kept_B), strict=True)
-            for rank, (x_BD, kept_B) in enumerate(rows):
+            batch = _next_batch(embedder, own_batches)
+            for rank, (x_BD, places_B) in enumerate(_gathered(processes, batch, size)):
                 start = round_start + rank * size
                 of_batch = names[start : start + size]
                 if writer is None or not of_batch:
                     continue
-                places_B = kept_B.nonzero()[:, 0].tolist()
-                _write(writer, [of_batch[i] for i in places_B], x_BD[kept_B].cpu().numpy())
-                written += [of_batch[i] for i in places_B]
+                kept = [of_batch[i] for i in places_B]
+                _write(writer, kept, x_BD.cpu().numpy())
+                written += kept
                 bar.update(len(of_batch))
     return written
 
 
-def _next_batch(embedder: Embedder, decoded: Any, size: int) -> tuple[Tensor, Tensor]:
-    """Features (size, D), and which of the rows are there; none, where this process has no batch
-    any more."""
-    device = embedder.runtime.device
-    alone = embedder.runtime.processes.count == 1
+def _next_batch(embedder: Embedder, batches: Iterator[FileFeatures]) -> FileFeatures:
+    """Empty, where this process has no batch any more."""
     try:
-        batch = next(decoded, None)
+        return next(batches, no_features(embedder))
     except UnreadableImage as error:
         raise RequestError(
             f"{printable(error.path)}: {error.reason}; replace the file or delete it, or leave "
             "such files out by on_damaged=skip"
         ) from error
-    kept_B = torch.zeros(size, dtype=torch.bool, device=device)
-    x_BD = torch.zeros(size, embedder.dim, device=device)
-    if batch is None or not batch.places_B:
-        return x_BD, kept_B
-    places_B = torch.tensor(batch.places_B, device=device)
-    kept_B[places_B] = True
-    features_BD = _features(embedder, batch.images_B3SS)
-    if alone and len(places_B) == size:
-        return features_BD, kept_B
-    x_BD[places_B] = features_BD
-    return x_BD, kept_B
 
 
-def _features(embedder: Embedder, images_B3SS: Tensor) -> Tensor:
-    """float32, (B, D), on the device."""
-    runtime = embedder.runtime
-    if runtime.device.type == "cuda":
-        images_B3SS = images_B3SS.pin_memory()
-    images_B3SS = images_B3SS.to(runtime.device, non_blocking=True)
-    if len(embedder.normalize.mean_C11) == 1:  # grey, as the run's images
-        images_B3SS = _grey(images_B3SS)
-    with runtime.autocast():
-        return embedder.module(embedder.normalize(images_B3SS)).float()
-
-
-# ITU-R 601-2, as Pillow converts to grey
-LUMA = (0.299, 0.587, 0.114)
-
-
-def _grey(images_B3SS: Tensor) -> Tensor:
-    weight_311 = torch.tensor(LUMA, device=images_B3SS.device).view(3, 1, 1)
-    grey_B1SS = (images_B3SS * weight_311).sum(1, keepdim=True)
-    return grey_B1SS.round_().to(torch.uint8)
+def _gathered(processes: Processes, batch: FileFeatures, size: int) -> list[FileFeatures]:
+    """Of all processes, by rank; each has a batch of at most this size."""
+    if processes.count == 1:
+        return [batch]
+    x_BD = batch.x_BD.new_zeros(size, batch.x_BD.shape[1])
+    kept_B = torch.zeros(size, dtype=torch.bool, device=x_BD.device)
+    x_BD[batch.places_B] = batch.x_BD
+    kept_B[batch.places_B] = True
+    of_ranks = zip(processes.gather(x_BD), processes.gather(kept_B), strict=True)
+    return [FileFeatures(x_BD[kept], kept.nonzero()[:, 0].tolist()) for x_BD, kept in of_ranks]
 
 
 def _write(writer: FeatureWriter, names: Sequence[str], x_BD: np.ndarray) -> None:
