@@ -28,6 +28,9 @@ def assemble_result(
         **measures,
         **about_data(names.dataset, data),
         "num_pretrain": len(data.pretrain),
+        "image_size": data.image_size,
+        "mean": list(data.mean),
+        "std": list(data.std),
         **{part: {"name": names[part], **_parameters(config[part])} for part in PARTS},
         "augment": {"name": names.augment, **_transforms(config.augment)},
         "second_view": None

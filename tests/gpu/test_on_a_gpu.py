@@ -16,16 +16,20 @@ import torch
 from omegaconf import DictConfig
 from PIL import Image
 
-from tcl_train.building.parts import build_augment
+from tcl_train.building.parts import build_augment, build_encoder
 from tcl_train.building.run import build_run
 from tcl_train.cli.choices import choices
 from tcl_train.cli.compose import compose_run
+from tcl_train.commands.file_features import feature_batches
 from tcl_train.data.augment import RandomResizedCrop, pipeline
 from tcl_train.data.dataset import DataSet
 from tcl_train.data.gpu_decode import GpuReader, check_gpu_decoding
+from tcl_train.data.normalize import Normalize
 from tcl_train.data.requests import Boxes
 from tcl_train.losses import TCL, HardContrastive, NTXent, SupCon, Triplet
+from tcl_train.restore import Embedder
 from tcl_train.run.directory import RunDir
+from tcl_train.runtime.device import Runtime
 from tcl_train.runtime.randomness import generator
 
 pytestmark = pytest.mark.gpu
@@ -164,6 +168,28 @@ def test_an_interrupted_run_ends_as_if_nothing_had_happened(
         lines = map(json.loads, RunDir(folder).metrics.read_text().splitlines())
         ends.append([line["loss"] for line in lines if "loss" in line][-1])
     assert ends[1] == pytest.approx(ends[0], rel=1e-2)
+
+
+def test_features_of_files_are_those_of_the_cpu(tmp_path: Path, device: str) -> None:
+    rng = np.random.default_rng(0)
+    paths = [str(tmp_path / f"{i}.png") for i in range(20)]
+    for path in paths:
+        Image.fromarray(rng.integers(0, 256, (40, 33, 3), np.uint8)).save(path)
+    batches = [paths[:8], paths[8:16], paths[16:]]
+    encoder = build_encoder(compose_run(["encoder=resnet8"]).config, image_size=32)
+    found = []
+    for name in ("cpu", device):
+        runtime = Runtime(device=name, precision="fp32")
+        embedder = Embedder(
+            module=runtime.place(encoder).eval(),
+            dim=encoder.feature_dim,
+            normalize=Normalize(size=32, mean=(0.5,) * 3, std=(0.25,) * 3),
+            runtime=runtime,
+            step=0,
+        )
+        with feature_batches(embedder, batches, workers=2, skip=False) as of_batches:
+            found.append(torch.cat([x_BD.cpu() for x_BD, _ in of_batches]))
+    assert torch.allclose(found[1], found[0], atol=1e-3)  # TF32 in convolutions
 
 
 def skip_fp16_on_a_cpu(device: str, words: list[str]) -> None:

@@ -94,6 +94,9 @@ def test_the_result_says_what_was_run(finished: Any) -> None:
     assert result["loss"] == {"name": "tcl", "tau": 0.1, "k1": 5000, "k2": 1, "k1_warmup": 0}
     assert (result["dataset"], result["num_classes"]) == ("digits", 10)
     assert (result["num_train"], result["num_test"]) == (1437, 360)
+    assert result["image_size"] == 8
+    assert result["mean"] == [pytest.approx(0.305, abs=1e-3)]
+    assert result["std"] == [pytest.approx(0.376, abs=1e-3)]
     assert (result["encoder"], result["projector"]) == ("resnet8", "mlp")
     crop = {"scale": [0.5, 1.0], "ratio": [0.75, 1.3333333]}
     assert result["augment"] == {"name": "crop", "crop": crop}
