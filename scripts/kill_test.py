@@ -11,7 +11,6 @@ run that nobody killed. A row is stored for each kill. Exit status 1 if anything
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import shutil
 import signal
@@ -24,7 +23,6 @@ from typing import Any
 
 import torch
 from bench_record import Table
-from omegaconf import OmegaConf
 from ranks import environments
 
 from tcl_train.run import checkpoint
@@ -75,17 +73,16 @@ def damaged_files(run_dir: RunDir) -> list[str]:
             checkpoint.load(path)
         except Exception as error:
             found.append(f"{path.name}: {error}")
-    for path, read in ((run_dir.config, OmegaConf.load), (run_dir.result, read_json)):
+    for path, read in (
+        (run_dir.config, run_dir.read_config),
+        (run_dir.result, run_dir.read_result),
+    ):
         try:
             if path.exists():
-                read(path)
+                read()
         except Exception as error:
             found.append(f"{path.name}: {error}")
     return found
-
-
-def read_json(path: Path) -> Any:
-    return json.loads(path.read_text())
 
 
 def steps_done(run_dir: RunDir) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -102,6 +103,27 @@ def copy_file(source: Path, target: Path) -> None:
 def write_text(path: Path, text: str) -> None:
     """:func:`write_atomically` of a text in UTF-8."""
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def write_new_text(path: Path, text: str) -> None:
+    """A text in UTF-8 as a file that is not there yet: complete or absent, and of several writers
+    at once only one succeeds.
+
+    Raises:
+        FileExistsError: it is there.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        write_text(temporary, text)
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without hard links
+            path.open("x").close()
+            temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: Any) -> None:

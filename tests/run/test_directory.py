@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import io
 import json
 import math
 import threading
@@ -293,24 +292,19 @@ def test_a_disk_that_is_full_leaves_no_half_config(
     run_dir: RunDir, config: DictConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Or else no run could be started there, and none resumed."""
-    open_ = Path.open
 
-    class Full(io.StringIO):
-        def write(self, text: str) -> int:
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-    def open_full(self: Path, mode: str = "r", **keys: Any) -> Any:
-        if mode != "x":
-            return open_(self, mode, **keys)
-        open_(self, mode, **keys).close()
-        return Full()
+    def write_half(self: Path, text: str, **keys: Any) -> int:
+        with self.open("w", **keys) as file:
+            file.write(text[: len(text) // 2])
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "open", open_full)
+        patch.setattr(Path, "write_text", write_half)
         with pytest.raises(RequestError, match="No space left on device"):
             run_dir.claim(config)
-    assert not run_dir.started
+    assert not list(run_dir.path.iterdir())
     run_dir.claim(config)
+    assert run_dir.read_config() == config
 
 
 def test_a_run_is_trained_by_one_process_at_a_time(run_dir: RunDir, config: DictConfig) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
 
-from tcl_train.runtime.files import write_atomically, write_json
+from tcl_train.runtime.files import write_atomically, write_json, write_new_text
 
 
 def names(folder: Path) -> set[str]:
@@ -51,6 +52,33 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
     with pytest.raises(type(error)):
         write_atomically(path, fail)
     assert path.read_text() == "old"
+    assert names(tmp_path) == {"file"}
+
+
+@pytest.mark.parametrize("linked", [True, False], ids=["links", "no links"])
+def test_a_new_file_is_complete_once_it_is_there_and_never_replaced(
+    tmp_path: Path, linked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "file"
+    synced: list[bool] = []
+    fsync, link = os.fsync, os.link
+
+    def watched(file: int) -> None:
+        synced.append(path.exists())
+        fsync(file)
+
+    def link_if_there_are_any(source: Path, target: Path) -> None:
+        if not linked:
+            raise PermissionError(errno.EPERM, "no links here")
+        link(source, target)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    monkeypatch.setattr(os, "link", link_if_there_are_any)
+    write_new_text(path, "first")
+    assert synced == [False]  # all of it was written before it was there
+    with pytest.raises(FileExistsError):
+        write_new_text(path, "second")
+    assert path.read_text() == "first"
     assert names(tmp_path) == {"file"}
 
 
