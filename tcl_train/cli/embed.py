@@ -42,7 +42,9 @@ KEYS = {
     "precision": Key(
         help=f"{' | '.join(PRECISIONS)}; by default the run's", read=one_of(*PRECISIONS)
     ),
-    "batch_size": Key(help="images computed at a time", read=integer(at_least=1)),
+    "batch_size": Key(
+        help="images computed at a time, on a CPU by a thread", read=integer(at_least=1)
+    ),
     "workers": Key(help="threads that decode, and on a CPU compute", read=integer(at_least=1)),
     "overwrite": Key(help="true: replace files that are there", read=boolean, default=False),
     "trust": Key(help="a package, besides tcl_train, that the run's config may call"),

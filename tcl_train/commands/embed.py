@@ -24,7 +24,7 @@ from tcl_train.commands.file_features import (
     no_features,
     suitable_batch,
 )
-from tcl_train.data.decode import UnreadableImage, check_file
+from tcl_train.data.decode import UnreadableImage, check_file, quietly
 from tcl_train.data.listing import Listing, unlabelled
 from tcl_train.errors import RequestError, TrainingError, few, printable
 from tcl_train.evaluation.feature_file import (
@@ -240,7 +240,9 @@ def _report_unreadable(listing: Listing, written: set[str], path: Path) -> int:
     ]
     if not left_out:
         return 0
-    write_rows(path, ["file", "reason"], [(name, _reason(of)) for of, name in left_out])
+    with quietly():
+        rows = [(name, _reason(of)) for of, name in left_out]
+    write_rows(path, ["file", "reason"], rows)
     shown = [printable(name) for _, name in left_out]
     log.warning("%d of %d images cannot be read: %s", len(shown), len(listing), few(shown))
     return len(left_out)

@@ -6,7 +6,6 @@ B: images of a batch; D: features; S: side of an image.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -19,6 +18,7 @@ from tcl_train.data.stream import Decoded, begun_ahead, decode_files, decoded_ba
 from tcl_train.evaluation.features import frozen
 from tcl_train.restore import Embedder
 from tcl_train.runtime.device import Runtime, available_cpus
+from tcl_train.runtime.threads import Threads
 
 # Images that are computed at a time: by a GPU; by a thread on a CPU, and at most so many pixels.
 LARGE_BATCH, SMALL_BATCH, PIXELS = 256, 32, 2**19
@@ -33,12 +33,12 @@ class FileFeatures(NamedTuple):
 
 def suitable_batch(embedder: Embedder) -> int:
     """How many images to compute at a time."""
-    if not _in_threads(embedder.runtime):
+    if not _computes_in_threads(embedder.runtime):
         return LARGE_BATCH
     return max(1, min(SMALL_BATCH, PIXELS // embedder.normalize.size**2))
 
 
-def _in_threads(runtime: Runtime) -> bool:
+def _computes_in_threads(runtime: Runtime) -> bool:
     return runtime.device.type == "cpu"
 
 
@@ -56,25 +56,26 @@ def feature_batches(
         UnreadableImage: (the iterator) a file cannot be decoded, and `skip` is not set.
     """
     runtime, size = embedder.runtime, stored_size(embedder.normalize.size)
-
-    def compute(paths: Sequence[str]) -> FileFeatures:
-        return _features(embedder, decode_files(paths, size, skip=skip))
-
     # Autocast keeps the weights that it has brought to half precision until its block ends.
     with frozen(embedder.module), runtime.autocast():
-        if not _in_threads(runtime):
-            threads = workers or max(1, available_cpus() // runtime.processes.local_count)
-            decoded_ahead = decoded_batches(batches, size, threads=threads, skip=skip)
-            yield (_features(embedder, decoded) for decoded in decoded_ahead)
+        if not _computes_in_threads(runtime):
+            count = workers or max(1, available_cpus() // runtime.processes.local_count)
+            with decoded_batches(batches, size, threads=count, skip=skip) as ahead:
+                yield (_features(embedder, decoded) for decoded in ahead)
             return
-        threads = workers or torch.get_num_threads()
-        with quietly(), _computing_threads(runtime, threads) as pool:
-            tasks = (pool.submit(compute, paths) for paths in batches)
-            yield (task.result() for task in begun_ahead(tasks, threads))
+        count = max(1, min(workers or torch.get_num_threads(), len(batches)))
+        with quietly(), _computing_threads(runtime, count) as threads:
+
+            def compute(paths: Sequence[str]) -> FileFeatures:
+                decoded = decode_files(paths, size, threads, skip=skip)
+                return no_features(embedder) if threads.stopping else _features(embedder, decoded)
+
+            tasks = (threads.submit(compute, paths) for paths in batches)
+            yield (task.result() for task in begun_ahead(tasks, threads.count))
 
 
 @contextmanager
-def _computing_threads(runtime: Runtime, count: int) -> Iterator[Executor]:
+def _computing_threads(runtime: Runtime, count: int) -> Iterator[Threads]:
     """Threads that share the cores and compute without gradients, in the run's precision."""
     cores = torch.get_num_threads()
 
@@ -84,13 +85,10 @@ def _computing_threads(runtime: Runtime, count: int) -> Iterator[Executor]:
         runtime.autocast().__enter__()
 
     try:
-        with ThreadPoolExecutor(count, initializer=begin) as pool:
-            try:
-                yield pool
-            finally:
-                pool.shutdown(cancel_futures=True)
+        with Threads(count, begin) as threads:
+            yield threads
     finally:
-        torch.set_num_threads(cores)  # MKL has one number for all threads
+        torch.set_num_threads(cores)  # new threads begin with the number that was set last
 
 
 def no_features(embedder: Embedder) -> FileFeatures:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import statistics
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,7 +24,9 @@ from tcl_train.data.images import ArrayImages, FileImages, Images, array_digest
 from tcl_train.data.layout import find_layout
 from tcl_train.data.listing import Listing, digest_of_contents, even_sample
 from tcl_train.data.statistics import channel_statistics, count_constant
+from tcl_train.data.stream import files_at_a_time
 from tcl_train.errors import RequestError, printable
+from tcl_train.runtime.threads import Threads
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +35,6 @@ T = TypeVar("T")
 LARGEST_IMAGE_SIZE = 224  # what `image_size: null` chooses at most
 STORED_MARGIN = 256 / 224  # large images are stored with this margin around what encoders see
 SAMPLE_FOR_SIZE = 200
-MOST_AT_A_TIME = 64  # files that a thread takes
 NEARLY_SQUARE = 1.05  # the longer side over the shorter
 SAMPLE_FOR_CONSTANT = 100
 VERIFIED = 16  # cached images that are compared with their files
@@ -273,7 +273,7 @@ class _Part:
                     self.kept = False
 
         with quietly():
-            _in_threads(call, range(len(names)), threads=self.options.workers)
+            _in_threads(call, range(len(names)), count=self.options.workers)
         return dict(sorted(damaged.items()))
 
     def _whole(self) -> list[int]:
@@ -331,7 +331,7 @@ class _Part:
             images_NCHW[index] = decode(self.listing.files[places[index]].path, self.size)
 
         with quietly():
-            _in_threads(put, range(len(places)), threads=self.options.workers)
+            _in_threads(put, range(len(places)), count=self.options.workers)
         return torch.from_numpy(images_NCHW)
 
     def _learn(self, **facts: Any) -> None:
@@ -340,21 +340,18 @@ class _Part:
             self.cache.save_facts(self.key, self.facts)
 
 
-def _in_threads(function: Callable[[T], object], items: Sequence[T], *, threads: int) -> None:
-    """Calls the function on all items; the first error stops it. A thread takes several at a time:
-    those that take small images one by one wait for each other longer than they decode."""
-    threads = max(1, threads)
-    at_a_time = max(1, min(MOST_AT_A_TIME, len(items) // (4 * threads)))
+def _in_threads(function: Callable[[T], object], items: Sequence[T], *, count: int) -> None:
+    """Calls the function on all items, of each of which a file is read, in so many threads; the
+    first error stops it."""
+    with Threads(min(count, len(items))) as threads:
+        at_a_time = files_at_a_time(len(items), 4 * threads.count)
 
-    def of_part(start: int) -> None:
-        for item in items[start : start + at_a_time]:
-            function(item)
+        def of_part(start: int) -> None:
+            for item in items[start : start + at_a_time]:
+                if threads.stopping:
+                    return
+                function(item)
 
-    with ThreadPoolExecutor(threads) as pool:
-        futures = pool.map(of_part, range(0, len(items), at_a_time))
-        try:
-            for _ in futures:
-                pass
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+        tasks = [threads.submit(of_part, start) for start in range(0, len(items), at_a_time)]
+        for task in tasks:
+            task.result()

@@ -14,7 +14,7 @@ import io
 import logging
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from importlib.metadata import version
 
 import torch
@@ -26,6 +26,7 @@ from tcl_train.data.decode import TRANSPOSE, orientation_of, read_content
 from tcl_train.data.requests import Boxes
 from tcl_train.data.stream import AHEAD, begun_ahead
 from tcl_train.errors import RequestError
+from tcl_train.runtime.threads import Threads
 
 log = logging.getLogger(__name__)
 
@@ -78,19 +79,16 @@ class GpuReader:
             UnreadableImage: a file is missing, damaged, or not an image.
         """
         warnings.filterwarnings("ignore", module="PIL")  # as in loader workers
-        with ThreadPoolExecutor(max(1, self.threads)) as pool:
+        with Threads(self.threads) as pool:
 
             def begin(batch: list[Boxes]) -> tuple[list[Boxes], list[Future[Content]]]:
                 return batch, [pool.submit(_prepared, request) for request in batch]
 
-            try:
-                for batch, futures in begun_ahead(map(begin, requests), AHEAD):
-                    yield self._answer(batch, [future.result() for future in futures], device, pool)
-            finally:
-                pool.shutdown(cancel_futures=True)
+            for batch, futures in begun_ahead(map(begin, requests), AHEAD):
+                yield self._answer(batch, [future.result() for future in futures], device, pool)
 
     def _answer(
-        self, batch: list[Boxes], found: list[Content], device: torch.device, pool: Executor
+        self, batch: list[Boxes], found: list[Content], device: torch.device, pool: Threads
     ) -> list[Tensor]:
         contents = {place: x for place, x in enumerate(found) if isinstance(x, Tensor)}
         images = dict(zip(contents, self._decoded([*contents.values()], device), strict=True))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import islice
 from typing import NamedTuple, TypeVar
 
@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from tcl_train.data.decode import UnreadableImage, decode, quietly
+from tcl_train.runtime.threads import Threads
 
 Task = TypeVar("Task")
 AHEAD = 2  # batches that are decoded while a device works on one
-FILES_OF_A_TASK = 32  # threads that take small images one by one wait for each other
+MOST_AT_A_TIME = 32  # files that a thread takes: with small ones, taken singly, threads wait a lot
 
 
 class Decoded(NamedTuple):
@@ -29,8 +30,9 @@ class Decoded(NamedTuple):
     places_B: list[int]
 
 
-def decode_files(paths: Sequence[str], size: int, *, skip: bool) -> Decoded:
-    """Files, decoded as :func:`tcl_train.data.decode.decode` does.
+def decode_files(paths: Sequence[str], size: int, threads: Threads, *, skip: bool) -> Decoded:
+    """Files, decoded by one of these threads as :func:`tcl_train.data.decode.decode` does; none or
+    a part of them where they are to stop.
 
     skip: leave out those that cannot be decoded.
 
@@ -38,23 +40,21 @@ def decode_files(paths: Sequence[str], size: int, *, skip: bool) -> Decoded:
         UnreadableImage: a file cannot be decoded, and `skip` is not set.
     """
     images_B3SS = _room(len(paths), size)
-    return _decoded(images_B3SS, _fill(images_B3SS, paths, skip=skip))
+    return _decoded(images_B3SS, _fill(images_B3SS, paths, threads, skip=skip))
 
 
+@contextmanager
 def decoded_batches(
     batches: Sequence[Sequence[str]], size: int, *, threads: int, skip: bool
-) -> Iterator[Decoded]:
-    """The same for each batch of paths, in so many threads, ahead of the one that is worked on."""
-    with quietly(), ThreadPoolExecutor(max(1, threads)) as pool:
+) -> Iterator[Iterator[Decoded]]:
+    """Each batch of paths as :func:`decode_files` gives it, decoded in so many threads ahead of the
+    one that is worked on."""
+    with quietly(), Threads(threads) as pool:
 
         def begin(paths: Sequence[str]) -> _Batch:
             return _Batch(pool, paths, size, skip=skip)
 
-        try:
-            for batch in begun_ahead(map(begin, batches), AHEAD):
-                yield batch.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+        yield (batch.result() for batch in begun_ahead(map(begin, batches), AHEAD))
 
 
 def begun_ahead(tasks: Iterator[Task], ahead: int) -> Iterator[Task]:
@@ -71,12 +71,13 @@ def begun_ahead(tasks: Iterator[Task], ahead: int) -> Iterator[Task]:
 class _Batch:
     """A batch that is being decoded."""
 
-    def __init__(self, pool: Executor, paths: Sequence[str], size: int, *, skip: bool) -> None:
+    def __init__(self, threads: Threads, paths: Sequence[str], size: int, *, skip: bool) -> None:
         self.images_B3SS = _room(len(paths), size)
-        self.starts = range(0, len(paths), FILES_OF_A_TASK)
+        at_a_time = files_at_a_time(len(paths), threads.count)
+        self.starts = range(0, len(paths), at_a_time)
         self.tasks = [
-            pool.submit(_fill, self.images_B3SS[part], paths[part], skip=skip)
-            for part in (slice(start, start + FILES_OF_A_TASK) for start in self.starts)
+            threads.submit(_fill, self.images_B3SS[part], paths[part], threads, skip=skip)
+            for part in (slice(start, start + at_a_time) for start in self.starts)
         ]
 
     def result(self) -> Decoded:
@@ -85,14 +86,23 @@ class _Batch:
         return _decoded(self.images_B3SS, places_B)
 
 
+def files_at_a_time(count: int, threads: int) -> int:
+    """How many of so many files each of these threads should take."""
+    return max(1, min(MOST_AT_A_TIME, count // threads))
+
+
 def _room(count: int, size: int) -> np.ndarray:
     return np.empty((count, 3, size, size), np.uint8)
 
 
-def _fill(images_B3SS: np.ndarray, paths: Sequence[str], *, skip: bool) -> list[int]:
+def _fill(
+    images_B3SS: np.ndarray, paths: Sequence[str], threads: Threads, *, skip: bool
+) -> list[int]:
     """The places that are filled."""
     filled = []
     for place, path in enumerate(paths):
+        if threads.stopping:
+            break
         try:
             images_B3SS[place] = decode(path, images_B3SS.shape[2])
         except UnreadableImage:

@@ -20,6 +20,7 @@ from tcl_train.runtime.files import write_atomically, write_json
 NPY, PARQUET = ".npy", ".parquet"
 NAME = "file"  # the column of the images' names
 LITTLE_FLOAT32 = "<f4"
+ROWS_OF_A_GROUP = 1024  # of .parquet
 
 
 class FeatureWriter(Protocol):
@@ -157,7 +158,8 @@ def _require_pyarrow() -> Any:
 
 
 class _Parquet:
-    """A row group for each batch."""
+    """Row groups of ROWS_OF_A_GROUP or somewhat more, whatever the batch: of many small ones a file
+    would be large and slow to read."""
 
     def __init__(self, path: Path, dim: int) -> None:
         self._arrow = _require_pyarrow()
@@ -165,15 +167,29 @@ class _Parquet:
         row = self._arrow.list_(self._arrow.float32(), dim)
         self._schema = self._arrow.schema([(NAME, self._arrow.string()), ("features", row)])
         self._writer = self._arrow.parquet.ParquetWriter(path, self._schema)
+        self._names: list[str] = []
+        self._parts: list[np.ndarray] = []
 
     def add(self, names: Sequence[str], x_BD: np.ndarray) -> None:
+        self._names += names
+        self._parts.append(x_BD)
+        if len(self._names) >= ROWS_OF_A_GROUP:
+            self._write_group()
+
+    def _write_group(self) -> None:
+        x_BD = np.concatenate(self._parts)
         flat = self._arrow.array(np.ascontiguousarray(x_BD, LITTLE_FLOAT32).ravel())
         rows = self._arrow.FixedSizeListArray.from_arrays(flat, self._dim)
-        utf8 = [name.encode(errors="surrogateescape").decode(errors="replace") for name in names]
+        utf8 = [
+            name.encode(errors="surrogateescape").decode(errors="replace") for name in self._names
+        ]
         table = self._arrow.table({NAME: utf8, "features": rows}, schema=self._schema)
         self._writer.write_table(table)
+        self._names, self._parts = [], []
 
     def close(self) -> None:
+        if self._names:
+            self._write_group()
         self._writer.close()
 
 

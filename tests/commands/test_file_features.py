@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +15,9 @@ from torch import Tensor, nn
 
 from tcl_train.commands import file_features
 from tcl_train.commands.file_features import feature_batches, suitable_batch
+from tcl_train.data import stream
 from tcl_train.data.decode import UnreadableImage, decode
+from tcl_train.data.folder import LARGEST_IMAGE_SIZE, stored_size
 from tcl_train.data.normalize import Normalize
 from tcl_train.restore import Embedder
 from tcl_train.runtime.device import Runtime
@@ -54,7 +59,7 @@ def test_every_file_has_its_features(
     in_threads: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(file_features, "_in_threads", lambda _: in_threads)
+    monkeypatch.setattr(file_features, "_computes_in_threads", lambda _: in_threads)
     embedder = embedder_of()
     embedder.module.train()
     with feature_batches(embedder, batches, workers=workers, skip=False) as found:
@@ -69,7 +74,7 @@ def test_every_file_has_its_features(
 def test_files_that_cannot_be_read_are_left_out_or_raised(
     batches: list[list[str]], in_threads: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(file_features, "_in_threads", lambda _: in_threads)
+    monkeypatch.setattr(file_features, "_computes_in_threads", lambda _: in_threads)
     for path in [batches[0][2], *batches[1]]:
         Path(path).write_bytes(b"no image")
     embedder = embedder_of()
@@ -98,11 +103,67 @@ def test_threads_compute_in_the_runs_precision_and_leave_nothing_behind(
         with feature_batches(embedder, batches, workers=2, skip=False) as found:
             assert next(found).x_BD.dtype == torch.float32  # and the others are not asked for
         assert seen == {(2, torch.bfloat16)}
-        assert torch.get_num_threads() == 4
+        threads_of_a_new_one: list[int] = []
+        new = threading.Thread(target=lambda: threads_of_a_new_one.append(torch.get_num_threads()))
+        new.start()
+        new.join()
+        assert [torch.get_num_threads(), *threads_of_a_new_one] == [4, 4]
         assert torch.is_grad_enabled()
         assert not torch.is_autocast_enabled("cpu")
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("in_threads", [True, False], ids=["as on a CPU", "as for a GPU"])
+def test_an_error_of_the_caller_is_heard(
+    batches: list[list[str]], in_threads: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Decoders are silent, and what ends the block is said on standard error."""
+    monkeypatch.setattr(file_features, "_computes_in_threads", lambda _: in_threads)
+    before = os.fstat(2)
+
+    def fail_in_the_middle() -> None:
+        with feature_batches(embedder_of(), batches, workers=2, skip=False) as found:
+            next(found)
+            assert os.fstat(2) != before
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as kept:
+        fail_in_the_middle()
+    assert kept  # with its traceback, which holds what the block has left
+    assert os.fstat(2) == before
+
+
+@pytest.mark.parametrize("in_threads", [True, False], ids=["as on a CPU", "as for a GPU"])
+def test_few_batches_are_ahead_of_the_one_that_is_asked_for(
+    batches: list[list[str]], in_threads: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file_features, "_computes_in_threads", lambda _: in_threads)
+    begun: set[str] = set()
+
+    def watched(path: str, size: int) -> np.ndarray:
+        begun.add(path)
+        return decode(path, size)
+
+    monkeypatch.setattr(stream, "decode", watched)
+    with feature_batches(embedder_of(), batches, workers=2, skip=False) as found:
+        next(found)
+        time.sleep(0.1)  # for more, if there were more
+        assert len(begun) <= 15
+
+
+def test_large_images_are_decoded_with_the_margin_of_evaluation(tmp_path: Path) -> None:
+    side = LARGEST_IMAGE_SIZE
+    path = tmp_path / "a.png"
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (300, 300, 3), np.uint8)).save(path)
+    embedder = embedder_of(side)
+    with feature_batches(embedder, [[str(path)]], workers=1, skip=False) as found:
+        x_BD = next(found).x_BD
+    images_1SS = torch.from_numpy(decode(path, stored_size(side)))[None]
+    with torch.no_grad():
+        by_hand = embedder.module(embedder.normalize(images_1SS))
+    assert torch.allclose(x_BD, by_hand, atol=1e-4)
 
 
 def test_a_batch_is_smaller_where_images_are_large() -> None:

@@ -53,6 +53,29 @@ def cut_short(path: Path) -> None:
 # ------------------------------------------------------------------ layouts and labels
 
 
+@pytest.mark.parametrize("workers", [0, 2, 70])
+def test_every_image_of_many_is_read_whatever_the_number_of_threads(
+    tmp_path: Path,
+    save_folders: SaveFolders,
+    read_options: Options,
+    all_images: AllImages,
+    workers: int,
+) -> None:
+    save_folders(tmp_path, {"train": {"cat": 60, "dog": 7}, "test": {"cat": 1, "dog": 1}})
+    options = read_options(workers=workers, on_damaged="skip")
+    files = sorted((tmp_path / "train").rglob("*.*"))
+    pixels = np.stack([decode_module.decode(path, 6) for path in files])
+    data = image_folder(str(tmp_path), options=options)
+    np.testing.assert_array_equal(all_images(data.train.images), pixels)
+    damaged = (0, 31, 59)
+    for place in damaged:
+        cut_short(files[place])
+    data = image_folder(str(tmp_path), options=options)
+    whole = np.delete(pixels, damaged, axis=0)
+    np.testing.assert_array_equal(all_images(data.train.images), whole)
+    assert len(data.left_out) == 3
+
+
 @pytest.mark.parametrize("test_name", ["test", "val"])
 def test_train_and_test_folders_become_labelled_splits(
     tmp_path: Path,

@@ -80,6 +80,23 @@ def test_what_is_not_whole_is_refused(said: str, tmp_path: Path) -> None:
         read_features(path)
 
 
+@pytest.mark.parametrize("rows", [0, 1, 2500])
+def test_parquet_has_large_groups_of_rows_whatever_the_batches(tmp_path: Path, rows: int) -> None:
+    import pyarrow.parquet
+
+    x_ND = np.arange(rows * 3, dtype=np.float32).reshape(rows, 3)
+    names = [f"{i}.png" for i in range(rows)]
+    writer = open_writer(tmp_path / "it.parquet", ".parquet", 3)
+    for start in range(0, rows, 10):
+        writer.add(names[start : start + 10], x_ND[start : start + 10])
+    writer.close()
+    file = pyarrow.parquet.ParquetFile(tmp_path / "it.parquet")
+    assert file.metadata.num_row_groups == -(-rows // 1030)  # the first multiple of 10 from 1,024
+    table = file.read()
+    assert table["file"].to_pylist() == names
+    assert table["features"].to_pylist() == x_ND.tolist()
+
+
 def test_parquet_needs_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = builtins.__import__
 
