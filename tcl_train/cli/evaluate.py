@@ -198,7 +198,7 @@ def _evaluate_all(given: Words, wanted: Wanted) -> int:
                 stop_if_interrupted()
                 if traceback_wanted():
                     raise
-                line, status = explained(error)
+                line, status = explained(error, trains=False)
                 print(f"tcl-eval: {printable(run)}: {line}", file=sys.stderr, flush=True)
                 first_status = first_status or status
     finally:  # also when it is interrupted

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from tcl_train.errors import CommandError, printable, signum_of
 
-NOTHING_STARTED = "interrupted; nothing was started"
+INTERRUPTED = "interrupted"
+NOTHING_STARTED = f"{INTERRUPTED}; nothing was started"
 # What is wrong with a file that was named is wrong with the request, unless the disk fails.
 DISK_FAILS = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
@@ -18,12 +19,14 @@ def traceback_wanted() -> bool:
     return os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 
-def explained(error: BaseException) -> tuple[str, int]:
-    """One line, and the exit status."""
+def explained(error: BaseException, *, trains: bool) -> tuple[str, int]:
+    """One line, and the exit status. trains: the command does; a signal before that is said to have
+    come before."""
+    interrupted = NOTHING_STARTED if trains else INTERRUPTED
     if isinstance(error, CommandError):
-        return _of_command(error), error.exit_status
+        return _of_command(error, interrupted), error.exit_status
     if isinstance(error, KeyboardInterrupt):
-        return NOTHING_STARTED, 128 + signum_of(error)
+        return interrupted, 128 + signum_of(error)
     if isinstance(error, OSError) and error.filename is not None:
         status = 1 if error.errno in DISK_FAILS else 2
         return f"{printable(error.filename)}: {error.strerror}", status
@@ -31,8 +34,8 @@ def explained(error: BaseException) -> tuple[str, int]:
     return f"{type(error).__name__}: {first} (HYDRA_FULL_ERROR=1 shows the traceback)", 1
 
 
-def _of_command(error: CommandError) -> str:
-    message = " ".join(str(error).split()) or NOTHING_STARTED
+def _of_command(error: CommandError, interrupted: str) -> str:
+    message = " ".join(str(error).split()) or interrupted
     if error.resumable is None:
         return message
     return f"{message}; resume with: tcl-train {_shell_word(error.resumable)}"

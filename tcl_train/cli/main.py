@@ -21,7 +21,7 @@ from tcl_train.cli.streams import forgiving_streams
 from tcl_train.cli.train import train_command
 from tcl_train.errors import CommandError
 from tcl_train.runtime.memory import ask_for_huge_pages, keep_freed_memory
-from tcl_train.runtime.signals import as_interruption, ignored_at_exit, interrupting
+from tcl_train.runtime.signals import as_interruption, heed_no_more, interrupting
 
 if TYPE_CHECKING:
     from tcl_train.runtime.processes import Processes
@@ -59,11 +59,9 @@ def main_report(arguments: Sequence[str] | None = None) -> int:
 def _guarded(name: str, command: Command, arguments: Sequence[str] | None) -> int:
     """Every failure is one line on standard error and an exit status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    with forgiving_streams(), interrupting():
-        status = _run_command(name, command, words)
-        if arguments is None:  # the process is the command's own
-            ignored_at_exit()
-        return status
+    own = arguments is None  # the process is the command's
+    with forgiving_streams(), interrupting(to_the_end=own):
+        return _run_command(name, command, words)
 
 
 def _run_command(name: str, command: Command, arguments: list[str]) -> int:
@@ -73,12 +71,15 @@ def _run_command(name: str, command: Command, arguments: list[str]) -> int:
     if not (hydras := logging.getLogger("hydra")).handlers:
         hydras.addHandler(logging.NullHandler())
     try:
-        return _in_each_process(command, arguments)
+        status = _in_each_process(command, arguments)
+        heed_no_more()
+        return status
     except (Exception, KeyboardInterrupt) as raised:
+        heed_no_more()
         error = as_interruption(raised)
         if traceback_wanted() and not isinstance(error, KeyboardInterrupt):
             raise
-        line, status = explained(error)
+        line, status = explained(error, trains=name == "tcl-train")
         if not (isinstance(error, CommandError) and error.silent):
             print(f"{name}: {line}", file=sys.stderr)
         return status

@@ -16,55 +16,89 @@ _NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
 STOPPING = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
 
 
+Handler = Callable[[int, FrameType | None], Any]
+
+
 @contextmanager
-def handled(
-    signums: Sequence[int], handler: Callable[[int, FrameType | None], Any]
-) -> Iterator[None]:
-    """The handler gets these signals inside the block. A SIGHUP that the process was started to
-    ignore (by nohup) stays ignored."""
+def handled(signums: Sequence[int], handler: Handler) -> Iterator[None]:
+    """The handler gets these signals inside the block."""
+    before = _handle(signums, handler)
+    try:
+        yield
+    finally:
+        _handle_as(before)
+
+
+def _handle(signums: Sequence[int], handler: Handler) -> dict[int, Any]:
+    """From now on the handler gets these signals; gives the handlers before it. A SIGHUP that the
+    process was started to ignore (by nohup) stays ignored."""
     before = {}
     for signum in signums:
         present = signal.getsignal(signum)
         if signum == getattr(signal, "SIGHUP", None) and present == signal.SIG_IGN:
             continue
         before[signum] = signal.signal(signum, handler)
-    try:
-        yield
-    finally:
-        for signum, present in before.items():
-            signal.signal(signum, present)
+    return before
 
 
-_come: list[int] = []  # signals belong to the process
+def _handle_as(before: dict[int, Any]) -> None:
+    for signum, handler in before.items():
+        signal.signal(signum, handler)
+
+
+class _Interruptions:
+    """Signals belong to the process, and so does this."""
+
+    def __init__(self) -> None:
+        self.come: list[int] = []
+        self.heeded = True
+
+
+_signals = _Interruptions()
 
 
 @contextmanager
-def interrupting() -> Iterator[None]:
+def interrupting(*, to_the_end: bool = False) -> Iterator[None]:
     """Inside the block a signal raises Stopped where it comes, and is remembered: in the middle of
-    an import, say, code of others drops the exception, or raises another one."""
-    with handled(STOPPING, _interrupt):
-        try:
-            yield
-        finally:
-            _come.clear()
+    an import, say, code of others drops the exception, or raises another one.
+
+    to_the_end: the process ends after the block, until when signals change nothing any more.
+    """
+    _signals.heeded = True
+    before = _handle(STOPPING, _interrupt)
+    try:
+        yield
+    finally:
+        heed_no_more()
+        if to_the_end:
+            ignored_at_exit()
+        else:
+            _handle_as(before)
+        _signals.come.clear()
+
+
+def heed_no_more() -> None:
+    """A signal changes nothing any more: what was to be done is done, or it is said why not."""
+    _signals.heeded = False
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001
-    _come.append(signum)
-    raise Stopped(signum)
+    if _signals.heeded:
+        _signals.come.append(signum)
+        raise Stopped(signum)
 
 
 def stop_if_interrupted() -> None:
     """Raises Stopped where a signal has come and the exception was dropped."""
-    if _come:
-        raise Stopped(_come[-1])
+    if _signals.come:
+        raise Stopped(_signals.come[-1])
 
 
 def as_interruption(error: BaseException) -> BaseException:
     """What ended the command: the signal, where another exception was raised in the place of it."""
-    if not _come or isinstance(error, Interrupted | KeyboardInterrupt):
+    if not _signals.come or isinstance(error, Interrupted | KeyboardInterrupt):
         return error
-    stopped = Stopped(_come[-1])
+    stopped = Stopped(_signals.come[-1])
     stopped.__cause__ = error
     return stopped
 

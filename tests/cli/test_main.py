@@ -306,6 +306,8 @@ def test_a_signal_before_anything_is_started_says_so(
     for signum, status in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
         monkeypatch.setattr(cli, "train_command", lambda *_, s=signum: signal.raise_signal(s))
         assert refused(status=status) == "interrupted; nothing was started"
+        monkeypatch.setattr(cli, "embed_command", lambda *_, s=signum: signal.raise_signal(s))
+        assert refused(status=status, main=cli.main_embed) == "interrupted"
 
 
 def test_a_command_leaves_the_signal_handlers_as_they_were(command: Callable[..., Any]) -> None:

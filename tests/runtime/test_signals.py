@@ -15,6 +15,7 @@ from tcl_train.runtime.signals import (
     STOPPING,
     Signals,
     as_interruption,
+    heed_no_more,
     interrupting,
     stop_if_interrupted,
 )
@@ -56,6 +57,15 @@ def test_a_signal_is_raised_where_it_comes_and_remembered() -> None:
     stop_if_interrupted()  # what comes afterwards is another command
 
 
+def test_what_is_done_is_not_interrupted_any_more() -> None:
+    with interrupting():
+        heed_no_more()
+        signal.raise_signal(signal.SIGTERM)
+        stop_if_interrupted()
+    with interrupting(), pytest.raises(Stopped):  # another command is
+        signal.raise_signal(signal.SIGTERM)
+
+
 def test_outside_of_the_block_signals_are_what_they_were() -> None:
     before = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
     with Signals().caught():
@@ -84,19 +94,30 @@ def test_a_process_that_was_started_to_ignore_the_end_of_its_terminal_still_does
         signal.signal(signal.SIGHUP, before)
 
 
-ENDING = """
-import atexit, signal, time
+ENDINGS = {
+    "exit handlers": """
+import atexit, time
 from tcl_train.runtime.signals import ignored_at_exit
 atexit.register(time.sleep, 1)  # runs after what is registered later
 ignored_at_exit()
 atexit.register(print, "ending", flush=True)
-"""
+""",
+    "before them": """
+import time
+from tcl_train.runtime.signals import interrupting
+with interrupting(to_the_end=True):
+    pass
+print("ending", flush=True)
+time.sleep(1)
+""",
+}
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals end a process at once there")
+@pytest.mark.parametrize("ending", ENDINGS)
 @pytest.mark.parametrize("signum", STOPPING)
-def test_a_signal_while_the_interpreter_ends_leaves_the_exit_status(signum: int) -> None:
-    command = [sys.executable, "-c", ENDING]
+def test_a_signal_while_the_process_ends_leaves_the_exit_status(signum: int, ending: str) -> None:
+    command = [sys.executable, "-c", ENDINGS[ending]]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ending\n"
