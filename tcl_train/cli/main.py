@@ -21,7 +21,7 @@ from tcl_train.cli.streams import forgiving_streams
 from tcl_train.cli.train import train_command
 from tcl_train.errors import CommandError
 from tcl_train.runtime.memory import ask_for_huge_pages, keep_freed_memory
-from tcl_train.runtime.signals import as_interruption, heed_no_more, interrupting
+from tcl_train.runtime.signals import as_interruption, interrupting, obey_no_more
 
 if TYPE_CHECKING:
     from tcl_train.runtime.processes import Processes
@@ -72,10 +72,10 @@ def _run_command(name: str, command: Command, arguments: list[str]) -> int:
         hydras.addHandler(logging.NullHandler())
     try:
         status = _in_each_process(command, arguments)
-        heed_no_more()
+        obey_no_more()
         return status
     except (Exception, KeyboardInterrupt) as raised:
-        heed_no_more()
+        obey_no_more()
         error = as_interruption(raised)
         if traceback_wanted() and not isinstance(error, KeyboardInterrupt):
             raise

@@ -347,9 +347,7 @@ def _in_threads(function: Callable[[T], object], items: Sequence[T], *, count: i
         at_a_time = files_at_a_time(len(items), 4 * threads.count)
 
         def of_part(start: int) -> None:
-            for item in items[start : start + at_a_time]:
-                if threads.stopping:
-                    return
+            for item in threads.while_needed(items[start : start + at_a_time]):
                 function(item)
 
         tasks = [threads.submit(of_part, start) for start in range(0, len(items), at_a_time)]

@@ -100,9 +100,7 @@ def _fill(
 ) -> list[int]:
     """The places that are filled."""
     filled = []
-    for place, path in enumerate(paths):
-        if threads.stopping:
-            break
+    for place, path in enumerate(threads.while_needed(paths)):
         try:
             images_B3SS[place] = decode(path, images_B3SS.shape[2])
         except UnreadableImage:

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from tcl_train.errors import RequestError
 from tcl_train.run.trust import check_targets
-from tcl_train.runtime.files import copy_file, write_new_text, write_text
+from tcl_train.runtime.files import copy_file, write_text
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ class RunDir:
         """Makes the directory and writes `config.yaml`, unless another run was faster."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            write_new_text(self.config, OmegaConf.to_yaml(config, resolve=True))
+            write_text(self.config, OmegaConf.to_yaml(config, resolve=True), new=True)
         except FileExistsError:
             self.check_free()
             raise RequestError(f"hydra.run.dir={self}: is a file; give a directory") from None

@@ -15,18 +15,25 @@ from tcl_train.errors import RequestError, printable
 PROBED_BYTES = 2**16
 
 
-def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
+def write_atomically(path: Path, write: Callable[[Path], Any], *, new: bool = False) -> None:
     """`write` makes a temporary file beside `path`, which is then renamed to it.
 
+    new: `path` must not exist yet; of several writers at the same time only one succeeds.
+
     Raises:
-        OSError: names `path` and the reason, whatever `write` raised for a disk that is full.
+        FileExistsError: `path` must be new and exists.
+        OSError: names `path` and the reason, also where `write` raised another error because the
+            disk is full.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         write(temporary)
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
-        temporary.replace(path)
+        if new:
+            _rename_to_new(temporary, path)
+        else:
+            temporary.replace(path)
     except OSError as error:
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     except RuntimeError as error:  # torch.save's, when it cannot write
@@ -36,6 +43,17 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
         raise OSError(reason, os.strerror(reason), str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _rename_to_new(source: Path, target: Path) -> None:
+    """Raises FileExistsError."""
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links
+        target.open("x").close()
+        source.replace(target)
 
 
 def _why_not_written(temporary: Path) -> int | None:
@@ -100,30 +118,9 @@ def copy_file(source: Path, target: Path) -> None:
     write_atomically(target, write)
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, *, new: bool = False) -> None:
     """:func:`write_atomically` of a text in UTF-8."""
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-
-
-def write_new_text(path: Path, text: str) -> None:
-    """A text in UTF-8 as a file that is not there yet: complete or absent, and of several writers
-    at once only one succeeds.
-
-    Raises:
-        FileExistsError: it is there.
-    """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        write_text(temporary, text)
-        try:
-            os.link(temporary, path)
-        except FileExistsError:
-            raise
-        except OSError:  # a file system without hard links
-            path.open("x").close()
-            temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"), new=new)
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -46,15 +46,16 @@ def _handle_as(before: dict[int, Any]) -> None:
         signal.signal(signum, handler)
 
 
-class _Interruptions:
-    """Signals belong to the process, and so does this."""
+class _Signals:
+    """Those that have come, and whether one that comes now is obeyed. Signals belong to the
+    process, so there is one of these."""
 
     def __init__(self) -> None:
         self.come: list[int] = []
-        self.heeded = True
+        self.obeyed = True
 
 
-_signals = _Interruptions()
+_signals = _Signals()
 
 
 @contextmanager
@@ -64,12 +65,12 @@ def interrupting(*, to_the_end: bool = False) -> Iterator[None]:
 
     to_the_end: the process ends after the block, until when signals change nothing any more.
     """
-    _signals.heeded = True
+    _signals.obeyed = True
     before = _handle(STOPPING, _interrupt)
     try:
         yield
     finally:
-        heed_no_more()
+        obey_no_more()
         if to_the_end:
             ignored_at_exit()
         else:
@@ -77,13 +78,14 @@ def interrupting(*, to_the_end: bool = False) -> Iterator[None]:
         _signals.come.clear()
 
 
-def heed_no_more() -> None:
-    """A signal changes nothing any more: what was to be done is done, or it is said why not."""
-    _signals.heeded = False
+def obey_no_more() -> None:
+    """From here on signals change nothing: the command has finished, or it has failed and is about
+    to report why."""
+    _signals.obeyed = False
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001
-    if _signals.heeded:
+    if _signals.obeyed:
         _signals.come.append(signum)
         raise Stopped(signum)
 

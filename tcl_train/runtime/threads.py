@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Event
 from typing import ParamSpec, TypeVar
@@ -14,7 +14,7 @@ T = TypeVar("T")
 class Threads:
     """At least one thread, for a `with` block. When the block is left, be it by an error or a
     signal, tasks that have not begun are dropped, and those that run end early where they ask
-    :attr:`stopping` between two steps.
+    :attr:`stopping` between two steps, or go through :meth:`while_needed`.
 
     begin: what each thread calls first.
     """
@@ -39,3 +39,10 @@ class Threads:
     @property
     def stopping(self) -> bool:
         return self._left.is_set()
+
+    def while_needed(self, items: Iterable[T]) -> Iterator[T]:
+        """The same items, until the block is left."""
+        for item in items:
+            if self.stopping:
+                return
+            yield item

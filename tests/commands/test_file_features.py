@@ -51,15 +51,14 @@ def by_hand(embedder: Embedder, paths: list[str]) -> Tensor:
         return embedder.module(embedder.normalize(images_N3SS))
 
 
-@pytest.mark.parametrize("in_threads", [True, False], ids=["as on a CPU", "as for a GPU"])
+@pytest.fixture(params=[True, False], ids=["as on a CPU", "as for a GPU"])
+def both_ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(file_features, "_computes_in_threads", lambda _: request.param)
+
+
+@pytest.mark.usefixtures("both_ways")
 @pytest.mark.parametrize("workers", [None, 1, 3])
-def test_every_file_has_its_features(
-    batches: list[list[str]],
-    workers: int | None,
-    in_threads: bool,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(file_features, "_computes_in_threads", lambda _: in_threads)
+def test_every_file_has_its_features(batches: list[list[str]], workers: int | None) -> None:
     embedder = embedder_of()
     embedder.module.train()
     with feature_batches(embedder, batches, workers=workers, skip=False) as found:
@@ -70,11 +69,8 @@ def test_every_file_has_its_features(
     assert embedder.module.training
 
 
-@pytest.mark.parametrize("in_threads", [True, False], ids=["as on a CPU", "as for a GPU"])
-def test_files_that_cannot_be_read_are_left_out_or_raised(
-    batches: list[list[str]], in_threads: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(file_features, "_computes_in_threads", lambda _: in_threads)
+@pytest.mark.usefixtures("both_ways")
+def test_files_that_cannot_be_read_are_left_out_or_raised(batches: list[list[str]]) -> None:
     for path in [batches[0][2], *batches[1]]:
         Path(path).write_bytes(b"no image")
     embedder = embedder_of()
@@ -114,12 +110,9 @@ def test_threads_compute_in_the_runs_precision_and_leave_nothing_behind(
         torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("in_threads", [True, False], ids=["as on a CPU", "as for a GPU"])
-def test_an_error_of_the_caller_is_heard(
-    batches: list[list[str]], in_threads: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("both_ways")
+def test_an_error_of_the_caller_is_heard(batches: list[list[str]]) -> None:
     """Decoders are silent, and what ends the block is said on standard error."""
-    monkeypatch.setattr(file_features, "_computes_in_threads", lambda _: in_threads)
     before = os.fstat(2)
 
     def fail_in_the_middle() -> None:
@@ -134,11 +127,10 @@ def test_an_error_of_the_caller_is_heard(
     assert os.fstat(2) == before
 
 
-@pytest.mark.parametrize("in_threads", [True, False], ids=["as on a CPU", "as for a GPU"])
+@pytest.mark.usefixtures("both_ways")
 def test_few_batches_are_ahead_of_the_one_that_is_asked_for(
-    batches: list[list[str]], in_threads: bool, monkeypatch: pytest.MonkeyPatch
+    batches: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(file_features, "_computes_in_threads", lambda _: in_threads)
     begun: set[str] = set()
 
     def watched(path: str, size: int) -> np.ndarray:

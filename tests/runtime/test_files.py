@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tcl_train.runtime.files import write_atomically, write_json, write_new_text
+from tcl_train.runtime.files import write_atomically, write_json, write_text
 
 
 def names(folder: Path) -> set[str]:
@@ -74,10 +74,10 @@ def test_a_new_file_is_complete_once_it_is_there_and_never_replaced(
 
     monkeypatch.setattr(os, "fsync", watched)
     monkeypatch.setattr(os, "link", link_if_there_are_any)
-    write_new_text(path, "first")
+    write_text(path, "first", new=True)
     assert synced == [False]  # all of it was written before it was there
     with pytest.raises(FileExistsError):
-        write_new_text(path, "second")
+        write_text(path, "second", new=True)
     assert path.read_text() == "first"
     assert names(tmp_path) == {"file"}
 

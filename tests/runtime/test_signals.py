@@ -15,8 +15,8 @@ from tcl_train.runtime.signals import (
     STOPPING,
     Signals,
     as_interruption,
-    heed_no_more,
     interrupting,
+    obey_no_more,
     stop_if_interrupted,
 )
 
@@ -59,7 +59,7 @@ def test_a_signal_is_raised_where_it_comes_and_remembered() -> None:
 
 def test_what_is_done_is_not_interrupted_any_more() -> None:
     with interrupting():
-        heed_no_more()
+        obey_no_more()
         signal.raise_signal(signal.SIGTERM)
         stop_if_interrupted()
     with interrupting(), pytest.raises(Stopped):  # another command is
