@@ -57,8 +57,8 @@ class Interrupted(CommandError):
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal, raised where it comes. No Exception, which code of others would take for a failure
-    of its own."""
+    """A signal, raised where it comes. Not an Exception, which libraries would catch
+    as an error of theirs."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(signum)

@@ -28,7 +28,7 @@ def as_request_error(place: str) -> Iterator[None]:
     except (ValueError, TypeError, OmegaConfBaseException, InstantiationException) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise RequestError(f"{place}: {first}" if place else first) from error
-    except (RuntimeError, MemoryError) as error:  # what is asked for does not fit into the memory
+    except (RuntimeError, MemoryError) as error:  # not enough memory for these settings
         first = (str(error).splitlines() or [type(error).__name__])[0]
         said = f"cannot be made with these settings ({first})"
         raise RequestError(f"{place}: {said}" if place else said) from error

@@ -170,7 +170,7 @@ def sampler_of(config: DictConfig) -> tuple[str, Any]:
 
 
 def check_sampling(config: DictConfig) -> None:
-    """What is wrong with it whatever the data are."""
+    """Raises RequestError for sampling settings that are invalid for any data set."""
     name, per_class = sampler_of(config)
     with as_request_error(""):
         check_sampler(name, per_class, supervised=config.supervised, batch_size=config.batch_size)

@@ -43,7 +43,7 @@ HERE = "@_here_"  # in a list of defaults: merged into the choice itself
 
 @cache
 def settings_of(group: str, choice: str) -> DictConfig | None:
-    """The keys that a choice has by itself; None where its file is not among these configs, but
+    """The keys in a choice's own file; None where its file is not among these configs, but
     in a folder of the user's."""
     path = config_dir() / group / f"{choice}.yaml"
     if not path.is_file():

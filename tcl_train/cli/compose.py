@@ -88,7 +88,7 @@ def folder_of_hydra(config: DictConfig, key: str) -> str:
     folder = OmegaConf.select(config, key)
     if not isinstance(folder, str):
         parent = key.rpartition(".")[0]
-        raise RequestError(f"{parent} holds settings of its own; set {key}=DIR")
+        raise RequestError(f"{parent} is a group of settings; set {key}=DIR")
     return folder
 
 

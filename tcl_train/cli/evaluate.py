@@ -181,8 +181,8 @@ def _evaluate_run(run: str, overrides: Sequence[str], wanted: Wanted) -> dict[st
 
 
 def _evaluate_all(given: Words, wanted: Wanted) -> int:
-    """One run after the other; one that fails is said in a line, and the others still follow. The
-    status is the first that is not 0."""
+    """Evaluates the runs one after another. A failed run is reported in one line and the rest are
+    still evaluated. The exit status is the first that is not 0."""
     from tcl_train.commands.evaluate import table_of
 
     results: dict[str, dict[str, Any]] = {}

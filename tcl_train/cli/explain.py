@@ -67,14 +67,14 @@ def _check_kind(override: Override, config: DictConfig, overrides: Iterable[Over
     before = OmegaConf.select(_without_values(overrides), key)
     names = ", ".join(map(str, before)) if isinstance(before, DictConfig) else "_target_"
     raise RequestError(
-        f"{override.input_line}: {key} holds settings of its own; set one of {names}, "
+        f"{override.input_line}: {key} is a group of settings; set one of {names}, "
         f"as in {key}.KEY=VALUE"
     )
 
 
 def _holds_settings(key: str, parent: DictConfig) -> bool:
     """Whether settings belong below a key. Known without composing again, for a quick start: they
-    do at some roots, where a group's choice has parts of its own, as augment does, and where one
+    do at some roots, where a group's choice has nested parts, as augment does, and where one
     group holds another's choice, as multicrop.small.augment does."""
     *places, last = key.split(".")
     if not places:
@@ -188,7 +188,7 @@ def _unknown_key(override: Override, known: set[str]) -> str:
         return f"{override.input_line}: cannot be read; write key=value or group=choice"
     if key.split(".")[0] == SECOND_VIEW:
         return (
-            f"{override.input_line}: the second view has no preset of its own; give it one with "
+            f"{override.input_line}: the second view has no separate preset; give it one with "
             f"augment@{SECOND_VIEW}=PRESET, one of {', '.join(choices('augment'))}"
         )
     with_key = _losses_with(key)

@@ -20,8 +20,8 @@ def traceback_wanted() -> bool:
 
 
 def explained(error: BaseException, *, trains: bool) -> tuple[str, int]:
-    """One line, and the exit status. trains: the command does; a signal before that is said to have
-    come before."""
+    """The line to print and the exit status. trains: the command is tcl-train, for which a signal
+    means that training had not started."""
     interrupted = NOTHING_STARTED if trains else INTERRUPTED
     if isinstance(error, CommandError):
         return _of_command(error, interrupted), error.exit_status

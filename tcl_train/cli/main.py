@@ -67,7 +67,7 @@ def _guarded(name: str, command: Command, arguments: Sequence[str] | None) -> in
 def _run_command(name: str, command: Command, arguments: list[str]) -> int:
     ask_for_huge_pages()
     keep_freed_memory()
-    # What Hydra logs before it raises is said by the error; without a handler Python prints it.
+    # Hydra logs what its error says anyway; without a handler Python would print it.
     if not (hydras := logging.getLogger("hydra")).handlers:
         hydras.addHandler(logging.NullHandler())
     try:

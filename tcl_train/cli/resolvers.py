@@ -37,7 +37,7 @@ def in_half_precision(yes: Any, no: Any, *, _root_: DictConfig) -> Any:
 
     try:
         precision, _ = choose_precision(_root_.precision, choose_device(_root_.device))
-    except RequestError:  # the run refuses these words by itself, and says why
+    except RequestError:  # building the run reports these words
         return no
     return yes if precision in ("bf16", "fp16") else no
 
@@ -46,7 +46,7 @@ def share_of_run(epochs: Any, *, _root_: DictConfig) -> Any:
     """So many epochs as a share of the config's `epochs`; what is no number stays as it is."""
     try:
         return float(epochs) / float(_root_.epochs)
-    except (TypeError, ValueError, ZeroDivisionError):  # the run refuses these words by itself
+    except (TypeError, ValueError, ZeroDivisionError):  # building the run reports these words
         return epochs
 
 
@@ -72,5 +72,5 @@ def epochs_of_views(epochs: Any, views: Any, side: Any, *, _root_: DictConfig) -
             own = group["size"]  # null: half the side of the others
             pixels += group["count"] * (0.5 if own is None else own / side) ** 2
         return max(1, round(epochs * views / pixels))
-    except (TypeError, ValueError, ZeroDivisionError):  # the run refuses these words by itself
+    except (TypeError, ValueError, ZeroDivisionError):  # building the run reports these words
         return epochs

@@ -304,7 +304,7 @@ def _of_the_job(key: str) -> bool:
 
 
 def _jobs_at_a_time(config: DictConfig, jobs: int) -> int:
-    """Hydra's basic launcher runs one after the other; then each is launched by itself, so that an
+    """Hydra's basic launcher runs one after the other; then each is launched separately, so that an
     interrupted job ends the sweep. Other launchers get all at once, or as many as Hydra is told."""
     if config.hydra.runtime.choices["hydra/launcher"] == "basic":
         return 1
@@ -424,7 +424,7 @@ def _status_name(status: int) -> str:
 
 def _run(command: list[str]) -> int:
     """A child process that gets the signals that we get; it stops in good order, and we wait. It
-    has a session of its own, so that what a terminal sends to all reaches it once, from us."""
+    runs in a separate session, so that a signal from the terminal reaches it once, through us."""
     child = subprocess.Popen(command, start_new_session=True)
 
     def forward(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001

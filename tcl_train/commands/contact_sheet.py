@@ -28,7 +28,7 @@ class Tile(NamedTuple):
 
 
 def contact_sheet(query: Tile, found: Sequence[Tile]) -> Image.Image:
-    """The query in a frame of its own, then the others, row by row. A file that cannot be read
+    """The query in a frame, then the others, row by row. A file that cannot be read
     (any more) is a grey square."""
     columns = min(COLUMNS, max(1, len(found)))
     rows = ceil(len(found) / columns)

@@ -158,7 +158,7 @@ def _folder(images: str | Path) -> Path:
 
 
 def _check_same_images(listing: Listing, processes: Processes) -> None:
-    """Machines may have the images on disks of their own."""
+    """Each machine may have its own copy of the images."""
     text = "\n".join(listing.names).encode(errors="surrogateescape")
     own = hashlib.blake2b(text, digest_size=16).hexdigest()
     if processes.from_first("images", own) != own:

@@ -89,7 +89,7 @@ def evaluate_again(
 
 def evaluate_encoder(config: DictConfig, out: str | None, wanted: Wanted) -> dict[str, Any]:
     """Evaluates the encoder that the config builds, writes `result.json` to the folder `out` and
-    returns what it holds. None: a folder of its own below `outputs/`.
+    returns what it holds. None: a new folder below `outputs/`.
 
     Raises:
         RequestError: a result is there already, there are no labels, or a value is wrong.

@@ -46,8 +46,8 @@ def _computes_in_threads(runtime: Runtime) -> bool:
 def feature_batches(
     embedder: Embedder, batches: Sequence[Sequence[str]], *, workers: int | None, skip: bool
 ) -> Iterator[Iterator[FileFeatures]]:
-    """The features of each batch of paths, in order. On a CPU each of several threads decodes and
-    computes batches of its own; for another device threads decode while it computes.
+    """The features of each batch of paths, in order. On a CPU, each thread decodes a batch and runs
+    the encoder on it; with another device, threads decode the next batches while it computes.
 
     workers: these threads; None: as many as torch computes with, and to decode only, one for each
     CPU of this process. skip: leave out files that cannot be decoded.

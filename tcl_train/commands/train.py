@@ -103,7 +103,7 @@ def train(
 
 
 def _check_same_data(trainer: Trainer, processes: Processes) -> None:
-    """Machines may have the data on disks of their own."""
+    """Each machine may have its own copy of the data."""
     own = trainer.about["data"]
     first = json.loads(processes.from_first("data", json.dumps(own)))
     changed = difference(first, own, at_one="in the first process", at_other="here")
@@ -150,7 +150,7 @@ def _measure(run: Run) -> Measured:
 
 @contextmanager
 def _failures_explained(run_dir: RunDir) -> Iterator[None]:
-    """From here on whatever ends the run leaves something to resume."""
+    """From here on, a run that is stopped or fails can be resumed."""
     resumable = run_dir.path
     try:
         yield

@@ -26,7 +26,7 @@ SET_ASIDE = ("__MACOSX",)  # folders that archivers add
 
 class File(NamedTuple):
     """Paths are plain strings: there may be a million of them. A file that cannot be looked at (a
-    link to nothing) has size and times 0. place: which file it is on which disk, whatever its name.
+    link to nothing) has size and times 0. place: which file on which disk (device and inode).
     """
 
     path: str

@@ -67,7 +67,7 @@ class Loader:
     """Batches of one size, in an order that may be given (:mod:`tcl_train.data.order`), else
     shuffled; the incomplete last batch of an epoch is dropped; it holds other images each epoch.
 
-    With supervised=False every image has a value of its own and no label is read; else images
+    With supervised=False every image has a different value and no label is read; else images
     without a label have one. With `cut` a batch holds views, cut out of the whole files.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What is asked of an image file: the whole image, or boxes of it, each as a square.
+"""What can be requested from an image file: the whole image, or boxes of it, each as a square.
 
 S: the side of a square. V: views; K: numbers that decide a box. Images are uint8, RGB.
 """

@@ -44,7 +44,7 @@ MakeViews = Callable[..., Tensor]  # with the arguments of Augment.apply_static
 class ViewPlan:
     """The groups of views of a run. All draws follow from (seed, step).
 
-    compiled: what compiles :meth:`Augment.apply_static`, if anything does; each size for itself.
+    compiled: what compiles :meth:`Augment.apply_static`, if anything does, once for each size.
     """
 
     def __init__(

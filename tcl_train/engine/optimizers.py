@@ -162,7 +162,7 @@ class MomentumOptimizer(Optimizer):
 
 
 def together(ws: list[Tensor]) -> list[list[Tensor]]:
-    """Which weights are updated at once: on the CPU each by itself, since it then stays in the
+    """Which weights are updated at once: on the CPU one at a time, since it then stays in the
     cache; on other devices all of a kind, with few kernels."""
     if ws and ws[0].device.type == "cpu":
         return [[w] for w in ws]

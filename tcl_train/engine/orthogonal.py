@@ -170,7 +170,7 @@ def _corner(squares_KSS: Tensor, alike: Alike, first: int) -> Tensor:
 
 def size_classes(shapes: Sequence[tuple[int, int]]) -> list[list[Alike]]:
     """The shapes (R, C), sorted by their shorter sides, the largest first, in classes: a size joins
-    the larger one before it where that costs less than kernels for itself."""
+    the larger one before it where that costs less than separate kernels."""
     classes: list[list[Alike]] = []
     k = begin = 0
     for shape, same in groupby(shapes):

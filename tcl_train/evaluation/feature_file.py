@@ -158,8 +158,8 @@ def _require_pyarrow() -> Any:
 
 
 class _Parquet:
-    """Row groups of ROWS_OF_A_GROUP or somewhat more, whatever the batch: of many small ones a file
-    would be large and slow to read."""
+    """Row groups of ROWS_OF_A_GROUP or slightly more for any batch size: with many small groups the
+    file would be large and slow to read."""
 
     def __init__(self, path: Path, dim: int) -> None:
         self._arrow = _require_pyarrow()

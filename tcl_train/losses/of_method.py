@@ -6,7 +6,7 @@ from torch import nn
 
 
 class LossOfMethod(nn.Module):
-    """Nothing is chosen: the method has a loss of its own."""
+    """Nothing is chosen: the method defines its loss."""
 
     def __repr__(self) -> str:
         return "of the method"

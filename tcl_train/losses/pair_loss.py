@@ -116,15 +116,15 @@ class _NormalizedRows(ClosedForm):
 
 
 def similarities(a_ND: Tensor, b_MD: Tensor) -> Tensor:
-    """Products of all rows of a with all rows of b (N, M), in their own precision whatever autocast
-    says."""
+    """Products of all rows of a with all rows of b (N, M), in the precision of the inputs,
+    outside autocast."""
     with torch.autocast(a_ND.device.type, enabled=False):
         return a_ND @ b_MD.T
 
 
 def row_products(a_ND: Tensor, b_ND: Tensor) -> Tensor:
-    """Products of each row of a with the same row of b (N,), in their own precision whatever
-    autocast says, and without a matrix between."""
+    """Products of each row of a with the same row of b (N,), in the precision of the
+    inputs, outside autocast, and without an intermediate matrix."""
     with torch.autocast(a_ND.device.type, enabled=False):
         return torch.linalg.vecdot(a_ND, b_ND)
 

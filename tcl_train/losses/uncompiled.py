@@ -14,8 +14,8 @@ T = TypeVar("T")
 
 
 def uncompiled(function: Callable[P, T]) -> Callable[P, T]:
-    """`torch.compiler.disable`, which by itself loads the compiler: two seconds at the start of
-    every run. Here that waits until something else has loaded it; before, nothing is compiled."""
+    """`torch.compiler.disable`, which always loads the compiler: two seconds at the start of every
+    run. Here that waits until something else has loaded it; before, nothing is compiled."""
     disabled: list[Callable[P, T]] = []
 
     @wraps(function)

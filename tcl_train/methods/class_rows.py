@@ -20,7 +20,7 @@ class ClassRows(Contrastive):
     little is learned; a class row gathers what the images of its class have in common. The rows are
     for training only: diagnostics and features come from images.
 
-    Source: the parametric class centres of Cui et al. 2021 (PaCo), there with weights of their own;
+    Source: the parametric class centres of Cui et al. 2021 (PaCo), there weighted separately;
     here the number of copies weighs them.
     """
 

@@ -31,7 +31,7 @@ def embedding_statistics(rows_ND: Tensor, labels_N: Tensor) -> dict[str, Tensor]
     alignment: mean squared distance of the pairs with the same label (Wang and Isola 2020).
     embedding_spread: root mean square distance to the mean row; 0 when all rows are equal, 1
     when they are spread evenly over the sphere.
-    anchors_without_positives: rows with a label of their own; contrastive losses leave them out.
+    anchors_without_positives: rows whose label no other row has; contrastive losses leave them out.
 
     Sums over pairs are taken from sums of rows, so the cost is linear in N.
     """
@@ -97,7 +97,7 @@ def count_single(labels_N: Tensor) -> Tensor:
 
 
 class Collapse(NamedTuple):
-    """What the scalars of a step say, in words; `is_certain`: it does not pass by itself."""
+    """What the scalars of a step say, in words; `is_certain`: it will not recover."""
 
     words: str
     is_certain: bool

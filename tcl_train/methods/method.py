@@ -60,7 +60,7 @@ class Method(nn.Module, ABC):
     Parameters may be used in either. Progress runs from 0 at the first step to 1.
 
     needs_labels: whether it cannot learn without labels. reads_labels: whether it can learn with
-    them; else every image is a group of its own.
+    them; else every image has a different label.
     when_collapsed: what to do where all embeddings have become equal, as far as it was measured.
     predict: scores (N, classes) of normalised images, for a method that trains a classifier.
     """

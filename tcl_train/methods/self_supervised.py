@@ -1,4 +1,4 @@
-"""What the self-supervised methods with losses of their own have in common.
+"""What the self-supervised methods that define their own loss have in common.
 
 B: images of the global batch; V: views of an image; D: embedding dimensions.
 """
@@ -48,7 +48,7 @@ class SelfSupervised(Method):
         super().__init__()
         if not isinstance(loss, LossOfMethod):
             raise ValueError(
-                f"{type(self).__name__} has a loss of its own; leave out loss=, or give "
+                f"{type(self).__name__} defines its own loss; leave out loss=, or give "
                 "method=contrastive or simclr, which take any"
             )
         self.encoder, self.projector, self.loss = encoder, projector, loss

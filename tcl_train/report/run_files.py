@@ -95,7 +95,7 @@ class Run:
 
 
 def shown_path(path: Path) -> str:
-    """A path for texts in UTF-8, whatever its bytes are."""
+    """A path as UTF-8 text; other bytes are escaped."""
     return printable(os.fsencode(path).decode("utf-8", "backslashreplace"))
 
 

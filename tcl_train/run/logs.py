@@ -93,7 +93,7 @@ def log_to_file(run_dir: RunDir, held: MemoryHandler | None = None) -> Iterator[
         raise
     finally:
         PACKAGE.removeHandler(handler)
-        with suppress(OSError):  # of a full disk: what stopped the run is said elsewhere
+        with suppress(OSError):  # the disk is full: what stopped the run is reported elsewhere
             handler.close()
 
 

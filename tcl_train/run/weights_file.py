@@ -23,7 +23,7 @@ SAFETENSORS = ".safetensors"
 
 
 class Ignored:
-    """Stands for an object that is not needed, and takes whatever it would be made from."""
+    """Stands for an object that is not needed, and accepts any constructor arguments."""
 
     def __new__(cls, *_: Any, **__: Any) -> Ignored:
         return super().__new__(cls)

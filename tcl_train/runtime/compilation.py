@@ -27,7 +27,7 @@ CHOICES = ("auto", "true", "false", "cuda_graphs")
 COMPILATION_SECONDS = 60.0
 LAUNCHES_SAVED = 200
 LAUNCH_SECONDS = 5e-6
-MOST_SIZES = 32  # of views, each compiled for itself
+MOST_SIZES = 32  # of views, each compiled separately
 
 
 def seconds_gained(passes: int, sizes: int) -> float:
@@ -88,7 +88,7 @@ class Compilation:
 
     def of_parts(self, module: nn.Module) -> None:
         """Compiles each part of a module when it is first called, in place, so that the keys of its
-        state stay as they are; each size of views for itself."""
+        state stay as they are; separately for each size of views."""
         if not self.compiles:
             return
         _allow_many_sizes()
@@ -101,7 +101,7 @@ class Compilation:
         return "reduce-overhead" if graphs else None
 
     def of(self, function: Callable[P, T], options: dict[str, Any] | None = None) -> Callable[P, T]:
-        """The function, compiled if the run compiles, each size for itself. options: the
+        """The function, compiled if the run compiles, separately for each size. options: the
         compiler's."""
         if not self.compiles:
             return function
@@ -115,7 +115,7 @@ class Compilation:
 
 
 def _allow_many_sizes() -> None:
-    """By itself the compiler gives up after eight, without a word."""
+    """By default the compiler silently gives up after eight."""
     from torch._dynamo import config  # which takes two seconds to load
 
     name = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"

@@ -31,7 +31,7 @@ SECONDS_BETWEEN_LOOKS = 0.05
 SECONDS_TO_SAY_WHY = 3.0  # for a process that has ended, to have left a note
 SECONDS_TO_COME = 15.0  # for one that is at work, to notice that another has failed
 TIME_TO_JOIN = timedelta(minutes=5)
-LARGE = 2**15  # numbers in a tensor that is worth a message of its own
+LARGE = 2**15  # numbers in a tensor that is sent separately
 FAILURE = "failure"
 SPEAKER = "speaker"
 LEFT = "left"  # by how many processes
@@ -181,8 +181,8 @@ class Processes:
 
     @contextmanager
     def failing_together(self) -> Iterator[None]:
-        """Whatever ends the block in one process ends it in all of them, in the same way. One on
-        each machine has to say so: the error of the others is `silent`."""
+        """An error or a signal that ends the block in one process ends it in all of them, in the
+        same way. One process on each machine reports it: the error of the others is `silent`."""
         try:
             yield
         except (Exception, KeyboardInterrupt) as raised:
@@ -341,7 +341,7 @@ def of_torchrun() -> Iterator[Processes]:
         heartbeat.end()
         if dist.is_initialized():
             dist.destroy_process_group()
-    with ignored(), suppress(Exception):  # the work is done, whatever becomes of the others
+    with ignored(), suppress(Exception):  # the work is done; the others no longer matter
         processes.leave(SECONDS_OF_SILENCE)
 
 

@@ -5,7 +5,7 @@ run's seed and a name for the draw.
 
 Nothing keeps a random state, so a run that was interrupted, or that is spread over more
 processes, draws the same numbers. Generators live on the CPU: the draws are small, and they are
-then the same whatever device trains.
+then the same on every device.
 """
 
 from __future__ import annotations

@@ -115,7 +115,7 @@ class _Matrices(NamedTuple):
 @cache
 def matrices(m: int) -> _Matrices:
     """Evaluation of polynomials at the points, and its transposed inverse."""
-    cpu = torch.device("cpu")  # whatever the default is
+    cpu = torch.device("cpu")  # and not torch's default device
     points = torch.tensor(POINTS[: m + 1], dtype=torch.float64, device=cpu)
 
     def values(coefficients: int) -> Tensor:

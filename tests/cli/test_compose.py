@@ -378,7 +378,9 @@ def test_composing_leaves_the_working_directory_empty(
 
 
 def test_a_value_in_place_of_hydras_settings_is_refused() -> None:
-    with pytest.raises(RequestError, match=r"hydra\.run holds .*; set hydra\.run\.dir=DIR"):
+    with pytest.raises(
+        RequestError, match=r"hydra\.run is a group of settings; set hydra\.run\.dir=DIR"
+    ):
         compose_run(["hydra.run=${seed}"])
 
 

@@ -57,7 +57,7 @@ def test_wrong_words_are_explained(words: list[str], named: list[str]) -> None:
     ],
 )
 def test_a_value_in_place_of_settings_is_refused(place: str) -> None:
-    with pytest.raises(RequestError, match=rf"{place} holds settings of its own; set one of \w+, "):
+    with pytest.raises(RequestError, match=rf"{place} is a group of settings; set one of \w+, "):
         compose_run(["multicrop=small", f"{place}=5"])
 
 

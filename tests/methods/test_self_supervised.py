@@ -1,4 +1,4 @@
-"""What holds for every self-supervised method with a loss of its own.
+"""What holds for every self-supervised method that defines its own loss.
 
 B: images; V: views; N = V x B rows; D: embedding dimensions.
 """
@@ -230,9 +230,7 @@ def test_any_projector_will_do(kind, make, dim, method, views):
 
 @each_method
 def test_a_loss_that_was_chosen_is_refused(kind):
-    with pytest.raises(
-        ValueError, match=rf"{kind.__name__} has a loss of its own; leave out loss="
-    ):
+    with pytest.raises(ValueError, match=rf"{kind.__name__} defines its own loss; leave out loss="):
         kind(encoder=nn.Identity(), projector=nn.Identity(), loss=SupCon(), num_classes=2)
 
 

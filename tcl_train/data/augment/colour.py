@@ -65,7 +65,7 @@ class ColorJitter(Transform):
 
     def apply(self, x_NCHW: Tensor, parameters: Parameters, size: int) -> Tensor:  # noqa: ARG002
         # Images are grouped by when hue's turn comes. The other three are one operation with
-        # weights of their own for each image, so that four groups do for 24 orders.
+        # different weights for each image, so that four groups do for 24 orders.
         unchosen = 4
         turn_N = to_numpy(parameters["order"]).argmax(1)  # HUE is the largest
         turn_N[~to_numpy(parameters["chosen"]).astype(bool)] = unchosen

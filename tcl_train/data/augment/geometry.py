@@ -48,7 +48,8 @@ class RandomResizedCrop(Transform):
         return self.boxes(self.draw_numbers(count, g), height, width)
 
     def draw_numbers(self, count: int, g: torch.Generator) -> Tensor:
-        """What decides a box whatever the image's size: (count, NUMBERS), uniform in [0, 1)."""
+        """Random numbers that determine a box for any image size: (count, NUMBERS), uniform in
+        [0, 1)."""
         tries = (torch.rand(count, self.TRIES, generator=g) for _ in range(2))
         place = (torch.rand(count, 1, generator=g) for _ in range(2))
         return torch.cat([*tries, *place], 1)

@@ -1,5 +1,5 @@
 """The operations of the policies in their static form: every image goes through all of them, and
-numbers of its own make all but one leave it as it is.
+its parameters turn all but one into the identity.
 
 An operation on levels is one of four kinds: a blend with another image (brightness, colour,
 contrast, sharpness), a scale from a lowest level on in whole steps (autocontrast, posterize), an

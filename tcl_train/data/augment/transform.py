@@ -1,7 +1,7 @@
 """What a transform is: drawing its parameters and applying them are two steps.
 
 Parameters are drawn on the CPU for all images of the global batch at once, so that every device
-and any number of processes see the same ones; each process applies those of its own rows. Which
+and any number of processes see the same ones; each process applies those of its rows. Which
 images an operation changes is decided on the CPU too, from the parameters: nothing here waits for
 the device.
 
@@ -70,7 +70,7 @@ class Transform(ABC):
         return parameters
 
     def apply_static(self, x_NCHW: Tensor, columns: Parameters, size: int) -> Tensor:
-        """The same as :meth:`apply`, with the same kernels whatever was drawn; the columns are
+        """The same as :meth:`apply`, with the same kernels for all parameters; the columns are
         where the images are."""
         return self.apply(x_NCHW, columns, size)
 
